@@ -1,0 +1,290 @@
+//! The checked, complete description of one environment.
+//!
+//! What stands here can be built: every path is absolute and free of `..`,
+//! every number is in range, every name was looked up. An OCI config.json and
+//! a job request both end as a [`Spec`]; the plan is made from nothing else.
+
+use serde::Serialize;
+
+use super::text::CText;
+
+/// One environment: an OCI container, or what one job has on one node.
+#[derive(Debug, Clone, Serialize)]
+pub struct Spec {
+    pub root: Root,
+    /// What is put into the root, in order: mounts, and for a job generated
+    /// files, directories and links.
+    pub fixtures: Vec<Fixture>,
+    pub namespaces: Namespaces,
+    /// Propagation of the whole root (`MS_*` flags for mount(2), such as
+    /// `MS_SLAVE | MS_REC`); OCI `linux.rootfsPropagation`.
+    pub propagation: u64,
+    pub hostname: Option<CText>,
+    pub domainname: Option<CText>,
+    /// Device nodes for /dev, the default ones of the OCI spec included;
+    /// empty when the environment has no own /dev.
+    pub devices: Vec<Device>,
+    /// Whether /dev gets the links and the ptmx that OCI asks for.
+    pub own_dev: bool,
+    /// Paths under /proc/sys with their values.
+    pub sysctl: Vec<(CText, CText)>,
+    pub masked_paths: Vec<CText>,
+    pub readonly_paths: Vec<CText>,
+    pub cgroup: Cgroup,
+    pub seccomp: Option<Seccomp>,
+    pub hooks: Hooks,
+    /// What runs first; `None` only for a bundle that leaves `process` out,
+    /// which can be created but not started.
+    pub process: Option<Process>,
+    pub annotations: Vec<(String, String)>,
+}
+
+/// Where the root file system comes from.
+#[derive(Debug, Clone, Serialize)]
+pub enum Root {
+    /// A directory, used as it is.
+    Directory { path: CText, readonly: bool },
+    /// An overlay over `lower`, which stays as it is; gone at the end.
+    Overlay { lower: CText, writes: Writes },
+    /// An empty root, made up by the fixtures.
+    Empty { writes: Writes },
+}
+
+/// Where what the job writes into its root goes.
+#[derive(Debug, Clone, Serialize)]
+pub enum Writes {
+    /// A tmpfs of at most `bytes`.
+    Memory { bytes: u64 },
+    /// A directory of this environment's own on disk, made before the start
+    /// and removed at the end.
+    Scratch { dir: CText },
+}
+
+/// One thing that is put into the root. Paths are absolute inside the root
+/// and never followed out of it.
+#[derive(Debug, Clone, Serialize)]
+pub enum Fixture {
+    Mount(Mount),
+    Directory { path: CText, mode: u32 },
+    Symlink { path: CText, target: CText },
+    File { path: CText, contents: Vec<u8>, mode: u32 },
+    /// A file bound over an existing path, read-only (such as /proc/sys/kernel/random/boot_id).
+    Cover { path: CText, contents: Vec<u8> },
+}
+
+/// One mount.
+#[derive(Debug, Clone, Serialize)]
+pub struct Mount {
+    /// Absolute, inside the root, without `.` and `..`.
+    pub destination: CText,
+    pub source: MountSource,
+    /// Attributes of the mount itself, for mount_setattr(2).
+    pub attributes: MountAttributes,
+    /// Propagation to set on it (`MS_SHARED`, `MS_SLAVE | MS_REC`, …), in order.
+    pub propagation: Vec<u64>,
+    /// A missing source is no error (used for what only some nodes have).
+    pub optional: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub enum MountSource {
+    /// A path outside, taken with all mounts below it when `recursive`.
+    Bind { path: CText, recursive: bool },
+    /// A new file system: mount(2)'s type, source, `MS_*` flags and data.
+    New {
+        fstype: CText,
+        source: CText,
+        flags: u64,
+        data: CText,
+        /// Whether what the root has at the destination is copied in first.
+        copy_up: bool,
+    },
+    /// The environment's own control groups, in whichever form the node has
+    /// them (OCI mount type `cgroup`).
+    Cgroup,
+}
+
+/// `MOUNT_ATTR_*` bits of mount_setattr(2): those set, those cleared, and the
+/// same for the mounts below.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct MountAttributes {
+    pub set: u64,
+    pub clear: u64,
+    pub set_recursive: u64,
+    pub clear_recursive: u64,
+}
+
+/// The kinds of namespaces(7), in the order in which they must be entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
+pub enum Kind {
+    User,
+    Cgroup,
+    Ipc,
+    Uts,
+    Net,
+    Pid,
+    Mount,
+    Time,
+}
+
+/// What becomes of one kind of namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Namespace {
+    /// The caller's own.
+    Shared,
+    New,
+    /// The one that this path names.
+    Join(CText),
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Namespaces {
+    pub user: Namespace,
+    pub cgroup: Namespace,
+    pub ipc: Namespace,
+    pub uts: Namespace,
+    pub net: Namespace,
+    pub pid: Namespace,
+    pub mount: Namespace,
+    pub time: Namespace,
+    pub uid_map: Vec<IdMap>,
+    pub gid_map: Vec<IdMap>,
+    /// Whether an unprivileged caller writes the gid map, which the kernel
+    /// allows only after setgroups(2) was denied (user_namespaces(7)).
+    pub deny_setgroups: bool,
+    /// Offsets of a new time namespace.
+    pub clocks: Clocks,
+    /// The user on whose behalf root makes the user namespace, so that this
+    /// user's later processes may enter it without privilege.
+    pub owner: Option<Owner>,
+}
+
+/// Offsets in a new time namespace (time_namespaces(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Clocks {
+    /// Each as (seconds, nanoseconds); OCI `linux.timeOffsets`.
+    Offsets { monotonic: Option<(i64, u32)>, boottime: Option<(i64, u32)> },
+    /// Both start at zero when the environment does.
+    FromZero,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct IdMap {
+    pub inside: u32,
+    pub outside: u32,
+    pub count: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Device {
+    /// Absolute, inside the root.
+    pub path: CText,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
+    pub kind: u32,
+    pub major: u32,
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// The process to run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Process {
+    /// At least one.
+    pub args: Vec<CText>,
+    /// `NAME=value`, each name once.
+    pub env: Vec<CText>,
+    pub cwd: CText,
+    pub user: User,
+    pub umask: Option<u32>,
+    pub terminal: bool,
+    /// Rows and columns.
+    pub console_size: Option<(u16, u16)>,
+    /// `None`: all that the process has are kept.
+    pub capabilities: Option<Capabilities>,
+    pub rlimits: Vec<Rlimit>,
+    pub no_new_privileges: bool,
+    pub oom_score_adj: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    /// `None`: the caller's supplementary groups stay as they are.
+    pub groups: Option<Vec<u32>>,
+}
+
+/// The five sets of capabilities(7), as bit masks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    pub bounding: u64,
+    pub effective: u64,
+    pub inheritable: u64,
+    pub permitted: u64,
+    pub ambient: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Rlimit {
+    /// `RLIMIT_*` of getrlimit(2).
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// A compiled system call filter.
+#[derive(Debug, Clone, Serialize)]
+pub struct Seccomp {
+    /// `struct sock_filter` after `struct sock_filter`, 8 bytes each.
+    #[serde(skip)]
+    pub program: Vec<u8>,
+    /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
+    pub flags: u32,
+    /// What it does, for `explain`.
+    pub summary: String,
+}
+
+/// The environment's control groups.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cgroup {
+    /// Below the mount point of each hierarchy, without a leading slash,
+    /// such as `denovo/job-17`; `None`: no group is made.
+    pub path: Option<String>,
+    pub limits: super::limits::Limits,
+    /// The caller may carry on when the groups cannot be made (a user without
+    /// delegation who asked for no limit).
+    pub best_effort: bool,
+    /// The user who may move processes of their own into the group.
+    pub delegate_to: Option<u32>,
+}
+
+/// OCI `hooks`, by phase.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Hooks {
+    pub prestart: Vec<Hook>,
+    pub create_runtime: Vec<Hook>,
+    pub create_container: Vec<Hook>,
+    pub start_container: Vec<Hook>,
+    pub poststart: Vec<Hook>,
+    pub poststop: Vec<Hook>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Hook {
+    pub path: CText,
+    /// With `argv[0]`.
+    pub args: Vec<CText>,
+    pub env: Vec<CText>,
+    /// Seconds.
+    pub timeout: Option<u32>,
+}
