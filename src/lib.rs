@@ -3,5 +3,7 @@
 //! Modules in reading order; each may use only those above it in the table of
 //! docs/architecture.md.
 
+pub mod problem;
+
 pub mod host;
 pub mod policy;
