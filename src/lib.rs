@@ -7,3 +7,10 @@ pub mod problem;
 
 pub mod host;
 pub mod policy;
+
+pub mod plan;
+
+pub mod kernel;
+
+pub mod record;
+pub mod supervise;

@@ -1,0 +1,6 @@
+//! Waits for what was started: the foreground, the terminal, a job's monitor
+//! and its init.
+
+pub mod container;
+pub mod proxy;
+pub mod terminal;
