@@ -7,3 +7,7 @@ pub mod problem;
 
 pub mod host;
 pub mod policy;
+
+pub mod plan;
+
+pub mod kernel;
