@@ -44,7 +44,7 @@ fn describe(errno: Errno) -> &'static str {
 fn before_steps(plan: &Plan, failure: &Failure) -> Problem {
     let errno = failure.errno;
     if plan.launch.new_user() && matches!(errno, Errno::EPERM | Errno::ENOSPC | Errno::EUSERS) && failure.call == "clone3" {
-        return crate::host::why_no_user_namespace(errno);
+        return crate::host::user_namespace::why_no_user_namespace(errno);
     }
     let problem = Problem::kernel(format!("cannot start the environment: {}: {}", failure.call, describe(errno)));
     match (&failure.call[..], errno) {

@@ -210,7 +210,7 @@ impl<'a> Making<'a> {
             record,
             plan,
             hooks: spec.hooks,
-            doors: Doors::default(),
+            doors: Doors { v1_tasks: Vec::new(), v2_dir: None },
             pid: None,
             done: false,
         };
@@ -218,8 +218,7 @@ impl<'a> Making<'a> {
         if let Some((program, _)) = &making.plan.seccomp {
             save_filter(store, id, program)?;
         }
-        cgroup::apply(&making.plan.cgroup)?;
-        making.doors = cgroup::open_doors(&making.plan.cgroup, None)?;
+        making.doors = super::groups::enter(&mut making.plan.cgroup)?;
         Ok(making)
     }
 
@@ -317,7 +316,7 @@ impl Drop for Making<'_> {
             let _ = nix::sys::wait::waitpid(pid, None);
         }
         // The first error is what the caller hears; gc tries the rest again.
-        let _ = cgroup::remove(&self.plan.cgroup);
+        let _ = super::groups::end(&self.plan.cgroup);
         let _ = self.store.forget(&self.record.id);
     }
 }
@@ -327,7 +326,7 @@ impl Drop for Making<'_> {
 /// # Errors
 /// Something cannot be removed; it is named.
 fn clean(store: &Store, record: &Record) -> Result<(), Refusal> {
-    cgroup::remove(&record.cgroup)?;
+    super::groups::end(&record.cgroup)?;
     store.forget(&record.id)?;
     Ok(())
 }
@@ -416,7 +415,7 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<(), Refus
             .hint("denovo state shows what it is; denovo delete removes what is left")
     };
     if all {
-        for pid in cgroup::pids(&record.cgroup) {
+        for pid in cgroup::pids(&record.cgroup).map_err(Problem::from)? {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal_of(signal));
         }
         return Ok(());
@@ -582,7 +581,7 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
     let mut plan = process_plan(Some(&options.process), joins, &record);
     plan.seccomp = fs::read(store.directory(id).join("seccomp.bpf")).ok().map(|program| (program, 0));
     plan.inside = exec_steps(&options.process, plan.seccomp.is_some());
-    let doors = cgroup::open_doors(&record.cgroup, None)?;
+    let doors = cgroup::open_doors(&record.cgroup, None).map_err(Problem::from)?;
     let extra = Extra {
         start: None,
         preserve: Some(options.preserve_fds),

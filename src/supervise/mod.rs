@@ -2,5 +2,8 @@
 //! and its init.
 
 pub mod container;
+pub mod groups;
+pub mod init;
+pub mod protocol;
 pub mod proxy;
 pub mod terminal;
