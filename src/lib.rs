@@ -7,3 +7,4 @@ pub mod problem;
 
 pub mod host;
 pub mod policy;
+pub mod request;
