@@ -216,7 +216,7 @@ mod tests {
             ("", "line 1, column 0: EOF while parsing a value"),
             ("{", "line 1, column 1: EOF while parsing an object"),
             ("{\n  \"root\": x\n}", "line 2, column 11: expected value"),
-            ("{\n\"process\": {\"user\": {\"uid\": -1}}}", "line 2, column 28: invalid value"),
+            ("{\n\"process\": {\"user\": {\"uid\": -1}}}", "line 2, column 30: invalid value"),
             ("{\"process\": {\"user\": {\"uid\": 4294967296}}}", "invalid value"),
             ("{\"linux\": {\"namespaces\": [{\"type\": \"pidd\"}]}}", "unknown variant `pidd`"),
             ("{\"process\": {}}", "missing field `user`"),
