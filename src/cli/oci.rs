@@ -6,15 +6,18 @@ use clap::Args;
 
 use super::Context;
 use super::say::rfc3339;
+use crate::policy::container::further::{self, Further};
 use crate::problem::Problem;
 use crate::record::container::Status;
+use crate::request::default_config::{For, default_config};
+use crate::request::user::UserIds;
 use crate::supervise::container::{self, ExecOptions, Refusal, StartOptions};
 
 /// A verb that takes a container's id only.
 #[derive(Debug, Args)]
 pub struct Id {
     /// The container's id
-    #[arg(value_name = "ID", value_parser = crate::request::container_id)]
+    #[arg(value_name = "ID", value_parser = crate::request::id::container_id)]
     id: String,
 }
 
@@ -177,7 +180,8 @@ pub fn delete(context: &Context, args: &Delete) -> Result<i32, Refusal> {
     let store = context.containers();
     if context.explain {
         let record = store.load(&args.id.id)?;
-        let mut lines = record.cgroup.removal_lines();
+        let undo = record.cgroup.steps.iter().rev().filter_map(|step| step.undo());
+        let mut lines: Vec<String> = undo.map(|step| step.to_string()).collect();
         lines.push(format!("remove {}", store.directory(&args.id.id).display()));
         context.print_plan(&lines);
         return Ok(0);
@@ -198,8 +202,8 @@ pub struct Exec {
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// uid[:gid]
-    #[arg(short, long, value_name = "UID[:GID]", value_parser = crate::request::uid_gid)]
-    user: Option<(u32, Option<u32>)>,
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = crate::request::user::parse_uid_gid)]
+    user: Option<UserIds>,
     /// Further groups
     #[arg(short = 'g', long, value_name = "GID")]
     additional_gids: Vec<u32>,
@@ -235,10 +239,14 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
     let store = context.containers();
     let record = store.load(&args.id.id)?;
     let process = match &args.process {
-        Some(file) => crate::policy::container::load_process(file, &record.bundle)?,
-        None => crate::policy::container::further_process(
+        Some(file) => {
+            let (process, warnings) = further::from_document(file)?;
+            warnings.iter().for_each(|text| context.voice.warn(text));
+            process
+        }
+        None => further::from_options(
             record.process.as_ref(),
-            &crate::policy::container::Further {
+            &Further {
                 args: args.command.clone(),
                 cwd: args.cwd.clone(),
                 env: args.env.clone(),
@@ -327,7 +335,11 @@ pub fn spec(context: &Context, args: &SpecVerb) -> Result<i32, Refusal> {
         context.print_plan(&[format!("write {}", path.display())]);
         return Ok(0);
     }
-    let text = crate::request::default_config::json(args.rootless)?;
+    let facts = crate::host::Facts::read()?;
+    let text = default_config(For {
+        rootless: args.rootless.then_some((facts.caller.uid, facts.caller.gid)),
+        unified_cgroups: facts.cgroups.v1.is_empty(),
+    });
     let mut options = std::fs::OpenOptions::new();
     // Never over a file that somebody wrote.
     let file = options.write(true).create_new(true).open(&path);

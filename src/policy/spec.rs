@@ -72,7 +72,10 @@ pub enum Fixture {
     /// hidden, some files of its own on top.
     Layered { path: CText, lower: CText, hide: Vec<CText>, files: Vec<LayeredFile> },
     /// A file bound over an existing path, read-only (such as /proc/sys/kernel/random/boot_id).
-    Cover { path: CText, contents: Vec<u8> },
+    Cover {
+        path: CText,
+        contents: Vec<u8>,
+    },
 }
 
 /// A file on top of a [`Fixture::Layered`] directory.

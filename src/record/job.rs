@@ -92,8 +92,8 @@ impl Jobs {
             let file = file.map_err(|e| cannot(e.to_string()))?;
             let held = Flock::lock(file, FlockArg::LockExclusive)
                 .map_err(|(_, e)| cannot(e.desc().into()))?;
-            let same = |a: fs::Metadata, b: fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
-            match (held.metadata(), fs::symlink_metadata(&path)) {
+            let same = |a: &fs::Metadata, b: &fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
+            match (&held.metadata(), &fs::symlink_metadata(&path)) {
                 (Ok(a), Ok(b)) if same(a, b) => return Ok(Lock { _file: held, path }),
                 // Its last holder removed the name while we waited.
                 _ => {}

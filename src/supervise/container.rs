@@ -16,6 +16,7 @@ use crate::kernel::launch::{Born, Extra, launch};
 use crate::kernel::{failure, hook, sys};
 use crate::plan::build::{self, Options};
 use crate::plan::{self, Plan};
+use crate::policy::container::Checked;
 use crate::policy::spec::{Hook, Process, Spec};
 use crate::policy::text::CText;
 use crate::problem::{Problem, Problems};
@@ -66,11 +67,8 @@ struct Ready {
 
 fn ready(id: &str, options: &StartOptions, wait: bool, warn: &dyn Fn(&str)) -> Result<Ready, Refusal> {
     let bundle = Bundle::load(&options.bundle)?;
-    for field in &bundle.unknown {
-        warn(&format!("{}: {field}: unknown field, ignored", bundle.dir.join("config.json").display()));
-    }
     let facts = Facts::read()?;
-    let (spec, warnings) = crate::policy::container::check(&bundle, &facts, id)?;
+    let Checked { spec, warnings } = crate::policy::container::check(&bundle, id, &facts)?;
     for warning in &warnings {
         warn(warning);
     }

@@ -25,7 +25,7 @@ mod usage;
 pub use doors::{Doors, open_doors, place};
 pub use error::CgroupError;
 pub use processes::{freeze, kill, pids, thaw};
-pub use removal::remove;
+pub use removal::{remove, remove_now};
 pub use usage::{Usage, usage};
 
 use directory::Directory;

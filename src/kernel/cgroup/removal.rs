@@ -28,6 +28,21 @@ pub fn remove(plan: &CgroupPlan) -> Result<(), CgroupError> {
     first
 }
 
+/// [`remove`] without waiting for anything: what is busy is left.
+///
+/// # Errors
+/// As [`remove`], at once.
+pub fn remove_now(plan: &CgroupPlan) -> Result<(), CgroupError> {
+    for step in plan.steps.iter().rev().filter_map(|step| step.undo()) {
+        let crate::plan::cgroup::CgroupUndo::Remove { at, shared } = step;
+        remove_group(&at, Duration::ZERO)?;
+        for path in shared {
+            remove_if_empty(&Place { path, ..at.clone() })?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes one group and those below it, waiting for at most `patience` while
 /// processes are on their way out.
 pub(super) fn remove_group(at: &Place, patience: Duration) -> Result<(), CgroupError> {
