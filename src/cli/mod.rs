@@ -82,7 +82,12 @@ enum Verb {
 #[derive(Debug, Args)]
 struct Explain {
     /// The command, without `denovo`
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "COMMAND"
+    )]
     command: Vec<OsString>,
 }
 
@@ -129,8 +134,9 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
     let voice = Voice { file: cli.global.log.clone(), json: cli.global.log_format == "json" };
     let context = Context { global: cli.global, voice, explain };
     if context.global.systemd_cgroup {
-        let problem = crate::problem::Problem::user("--systemd-cgroup: not supported yet by denovo")
-            .hint("leave it out: denovo makes its control groups itself");
+        let problem =
+            crate::problem::Problem::user("--systemd-cgroup: not supported yet by denovo")
+                .hint("leave it out: denovo makes its control groups itself");
         context.voice.problems(&[problem]);
         return 125;
     }

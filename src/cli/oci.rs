@@ -145,7 +145,11 @@ fn signal(text: &str) -> Result<i32, String> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset = if offset.is_empty() { Some(0) } else { offset.strip_prefix('+').and_then(|n| n.parse().ok()) };
+        let offset = if offset.is_empty() {
+            Some(0)
+        } else {
+            offset.strip_prefix('+').and_then(|n| n.parse().ok())
+        };
         return match offset {
             Some(n @ 0..=30) => Ok(libc::SIGRTMIN() + n),
             _ => Err("real-time signals are SIGRTMIN to SIGRTMIN+30".into()),
@@ -160,7 +164,10 @@ fn signal(text: &str) -> Result<i32, String> {
 pub fn kill(context: &Context, args: &Kill) -> Result<i32, Refusal> {
     if context.explain {
         let whom = if args.all { "every process" } else { "the first process" };
-        context.print_plan(&[format!("send signal {} to {whom} of container {}", args.signal, args.id.id)]);
+        context.print_plan(&[format!(
+            "send signal {} to {whom} of container {}",
+            args.signal, args.id.id
+        )]);
         return Ok(0);
     }
     container::kill(&context.containers(), &args.id.id, args.signal, args.all)?;
@@ -260,7 +267,8 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
     };
     if context.explain {
         let steps = crate::plan::build::entering(&process, None);
-        let lines: Vec<String> = steps.iter().map(|s| format!("inside {}: {s}", args.id.id)).collect();
+        let lines: Vec<String> =
+            steps.iter().map(|s| format!("inside {}: {s}", args.id.id)).collect();
         context.print_plan(&lines);
         return Ok(0);
     }

@@ -43,7 +43,11 @@ pub enum Heard {
     Terminal(OwnedFd),
     Born(i32),
     Note(String),
-    Failed { step: usize, errno: Errno, call: String },
+    Failed {
+        step: usize,
+        errno: Errno,
+        call: String,
+    },
 }
 
 /// Bytes of the longest word.
@@ -56,12 +60,8 @@ impl Channel {
     /// # Errors
     /// As socketpair(2).
     pub fn pair() -> Result<(Self, Self), Errno> {
-        let (a, b) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
+        let (a, b) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self(a), Self(b)))
     }
 

@@ -30,7 +30,10 @@ pub fn unshare(clocks: &Clocks) -> Result<(), Fault> {
     for (name, offset) in [("monotonic", monotonic), ("boottime", boottime)] {
         if let Some((seconds, nanoseconds)) = offset {
             let line = writeln!(rest, "{name} {seconds} {nanoseconds}");
-            line.map_err(|_| Fault { call: "format of the time offsets", errno: Errno::EOVERFLOW })?;
+            line.map_err(|_| Fault {
+                call: "format of the time offsets",
+                errno: Errno::EOVERFLOW,
+            })?;
         }
     }
     let used = room - rest.len();

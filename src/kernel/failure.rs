@@ -43,18 +43,36 @@ fn describe(errno: Errno) -> &'static str {
 
 fn before_steps(plan: &Plan, failure: &Failure) -> Problem {
     let errno = failure.errno;
-    if plan.launch.new_user() && matches!(errno, Errno::EPERM | Errno::ENOSPC | Errno::EUSERS) && failure.call == "clone3" {
+    if plan.launch.new_user()
+        && matches!(errno, Errno::EPERM | Errno::ENOSPC | Errno::EUSERS)
+        && failure.call == "clone3"
+    {
         return crate::host::user_namespace::why_no_user_namespace(errno);
     }
-    let problem = Problem::kernel(format!("cannot start the environment: {}: {}", failure.call, describe(errno)));
+    let problem = Problem::kernel(format!(
+        "cannot start the environment: {}: {}",
+        failure.call,
+        describe(errno)
+    ));
     match (&failure.call[..], errno) {
-        ("clone3", Errno::EPERM) => problem.hint("new namespaces need CAP_SYS_ADMIN or a user namespace: denovo spec --rootless"),
-        ("clone3", Errno::EINVAL) => problem.hint("this kernel lacks one of the namespaces asked for; denovo explain lists them"),
-        ("clone3", Errno::ENOSPC) => problem.hint("a limit in /proc/sys/user/max_*_namespaces is reached"),
-        ("clone3", Errno::EAGAIN) => problem.hint("the limit of processes is reached (ulimit -u, pids of the cgroup)"),
-        ("newuidmap" | "newgidmap", Errno::ENOENT) => problem.hint("install it (Debian's package uidmap), or map one id only"),
-        ("newuidmap" | "newgidmap", _) => problem.hint("the ids mapped must be the caller's in /etc/subuid and /etc/subgid"),
-        ("setns" | "open of a namespace", _) => problem.hint("the namespace's path must name one that exists and that the caller may enter"),
+        ("clone3", Errno::EPERM) => problem
+            .hint("new namespaces need CAP_SYS_ADMIN or a user namespace: denovo spec --rootless"),
+        ("clone3", Errno::EINVAL) => problem
+            .hint("this kernel lacks one of the namespaces asked for; denovo explain lists them"),
+        ("clone3", Errno::ENOSPC) => {
+            problem.hint("a limit in /proc/sys/user/max_*_namespaces is reached")
+        }
+        ("clone3", Errno::EAGAIN) => {
+            problem.hint("the limit of processes is reached (ulimit -u, pids of the cgroup)")
+        }
+        ("newuidmap" | "newgidmap", Errno::ENOENT) => {
+            problem.hint("install it (Debian's package uidmap), or map one id only")
+        }
+        ("newuidmap" | "newgidmap", _) => {
+            problem.hint("the ids mapped must be the caller's in /etc/subuid and /etc/subgid")
+        }
+        ("setns" | "open of a namespace", _) => problem
+            .hint("the namespace's path must name one that exists and that the caller may enter"),
         _ => problem,
     }
 }
@@ -83,7 +101,8 @@ fn exec(program: &str, plan: &Plan, errno: Errno) -> Problem {
 
 fn inside(step: &Inside, failure: &Failure) -> Problem {
     let Failure { errno, call, .. } = failure;
-    let problem = Problem::kernel(format!("cannot {}: {call}: {}", infinitive(step), describe(*errno)));
+    let problem =
+        Problem::kernel(format!("cannot {}: {call}: {}", infinitive(step), describe(*errno)));
     match hint(step, *errno) {
         Some(text) => problem.hint(text),
         None => problem,
@@ -93,8 +112,12 @@ fn inside(step: &Inside, failure: &Failure) -> Problem {
 /// The step's line as part of a sentence.
 fn infinitive(step: &Inside) -> String {
     match step {
-        Inside::Put(Fixture::Mount(_)) | Inside::EnterGroups | Inside::PivotRoot => step.to_string(),
-        Inside::MaskedPath(_) | Inside::Chroot | Inside::AwaitStart | Inside::Loopback => step.to_string(),
+        Inside::Put(Fixture::Mount(_)) | Inside::EnterGroups | Inside::PivotRoot => {
+            step.to_string()
+        }
+        Inside::MaskedPath(_) | Inside::Chroot | Inside::AwaitStart | Inside::Loopback => {
+            step.to_string()
+        }
         other => format!("set up: {other}"),
     }
 }

@@ -20,9 +20,8 @@ pub fn is_directory(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 
 /// Whether the descriptor is open on just this device.
 pub fn is_device(fd: BorrowedFd<'_>, kind: u32, major: u32, minor: u32) -> bool {
-    fstat(fd).is_ok_and(|s| {
-        s.st_mode & libc::S_IFMT == kind && s.st_rdev == libc::makedev(major, minor)
-    })
+    fstat(fd)
+        .is_ok_and(|s| s.st_mode & libc::S_IFMT == kind && s.st_rdev == libc::makedev(major, minor))
 }
 
 /// Whether the descriptor is in a procfs.
@@ -38,7 +37,12 @@ pub fn is_procfs(fd: BorrowedFd<'_>) -> bool {
 pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     let mut path = [0; 32];
     let path = write_fd_path(&mut path, fd);
-    fchmodat(nix::fcntl::AT_FDCWD, path, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
+    fchmodat(
+        nix::fcntl::AT_FDCWD,
+        path,
+        Mode::from_bits_truncate(mode),
+        FchmodatFlags::FollowSymlink,
+    )
 }
 
 /// chmod(2) of an entry of a directory of ours.

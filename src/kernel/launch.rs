@@ -236,8 +236,12 @@ fn enter(joins: &[Join]) -> Result<(), Fault> {
     use nix::fcntl::{OFlag, open};
     let mut opened = Vec::with_capacity(joins.len());
     for join in joins {
-        let fd = open(join.path.as_c_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-            .named("open of a namespace")?;
+        let fd = open(
+            join.path.as_c_str(),
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .named("open of a namespace")?;
         opened.push((join.kind, fd));
     }
     for (kind, fd) in &opened {

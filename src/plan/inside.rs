@@ -24,14 +24,26 @@ pub enum Inside {
     /// A new time namespace for the processes started from here.
     NewClocks(Clocks),
     /// Take on these ids of the new user namespace.
-    BecomeSetupUser { uid: u32, gid: u32 },
+    BecomeSetupUser {
+        uid: u32,
+        gid: u32,
+    },
     NewSession,
     NewKeyring(CText),
     /// Propagation of every mount that came along from the caller.
     Detach(u64),
-    RootDirectory { path: CText },
-    RootOverlay { lower: CText, writes: Writes, anchor: CText },
-    RootEmpty { writes: Writes, anchor: CText },
+    RootDirectory {
+        path: CText,
+    },
+    RootOverlay {
+        lower: CText,
+        writes: Writes,
+        anchor: CText,
+    },
+    RootEmpty {
+        writes: Writes,
+        anchor: CText,
+    },
     Put(Fixture),
     /// A node made with mknod(2).
     MakeDevice(Device),
@@ -39,14 +51,20 @@ pub enum Inside {
     BindDevice(Device),
     DeviceLinks,
     /// A terminal from the environment's own devpts, as /dev/console too.
-    Console { rows: u16, columns: u16 },
+    Console {
+        rows: u16,
+        columns: u16,
+    },
     /// Hooks that run in the runtime's namespaces: the parent takes over.
     RuntimeHooks,
     ContainerHooks(Vec<Hook>),
     Loopback,
     Hostname(CText),
     Domainname(CText),
-    Sysctl { path: CText, value: CText },
+    Sysctl {
+        path: CText,
+        value: CText,
+    },
     ReadonlyPath(CText),
     MaskedPath(CText),
     ReadonlyRoot,
@@ -63,7 +81,10 @@ pub enum Inside {
     /// No gain of privilege by exec(2) from here on.
     NoNewPrivileges,
     /// Take on the process's ids and capabilities.
-    Become { user: User, capabilities: Option<Capabilities> },
+    Become {
+        user: User,
+        capabilities: Option<Capabilities>,
+    },
     Seccomp,
     WorkingDirectory(CText),
     FindProgram,
@@ -85,7 +106,9 @@ impl fmt::Display for Inside {
             NewClocks(Clocks::Offsets { monotonic, boottime }) => {
                 write!(f, "new clocks, offset by {monotonic:?} and {boottime:?}")
             }
-            BecomeSetupUser { uid, gid } => write!(f, "act as uid {uid}, gid {gid} of the new user namespace"),
+            BecomeSetupUser { uid, gid } => {
+                write!(f, "act as uid {uid}, gid {gid} of the new user namespace")
+            }
             NewSession => f.write_str("new session (setsid)"),
             NewKeyring(name) => write!(f, "new session keyring {name}"),
             Detach(flags) => write!(f, "make every mount {}", propagation_name(*flags)),
@@ -97,7 +120,9 @@ impl fmt::Display for Inside {
                 write!(f, "root: empty, {} (built at {anchor})", writes_name(writes))
             }
             Put(fixture) => fixture_line(fixture, f),
-            MakeDevice(d) => write!(f, "device {} {}:{} mode {:o}", d.path, d.major, d.minor, d.mode),
+            MakeDevice(d) => {
+                write!(f, "device {} {}:{} mode {:o}", d.path, d.major, d.minor, d.mode)
+            }
             BindDevice(d) => write!(f, "device {} from the node", d.path),
             DeviceLinks => f.write_str("links /dev/{fd,stdin,stdout,stderr,ptmx}"),
             Console { rows, columns } => write!(f, "terminal of {rows} rows, {columns} columns"),
@@ -121,7 +146,9 @@ impl fmt::Display for Inside {
             Become { user, capabilities } => {
                 write!(f, "become uid {}, gid {}", user.uid, user.gid)?;
                 match capabilities {
-                    Some(c) => write!(f, ", capabilities {:#x}, at most {:#x}", c.effective, c.bounding),
+                    Some(c) => {
+                        write!(f, ", capabilities {:#x}, at most {:#x}", c.effective, c.bounding)
+                    }
                     None => Ok(()),
                 }
             }

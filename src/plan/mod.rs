@@ -83,12 +83,22 @@ impl fmt::Display for Launch {
             writeln!(f, "enter the {:?} namespace {}", join.kind, join.path)?;
         }
         if let Some(owner) = &self.owner {
-            writeln!(f, "act as uid {}, gid {}, so that this user owns the namespaces", owner.uid, owner.gid)?;
+            writeln!(
+                f,
+                "act as uid {}, gid {}, so that this user owns the namespaces",
+                owner.uid, owner.gid
+            )?;
         }
         write!(f, "clone into new namespaces: {}", namespace_names(self.new))?;
         for (name, maps) in [("uid", &self.uid_map), ("gid", &self.gid_map)] {
             for m in maps {
-                write!(f, "\nmap {name} {}..{} inside to {} outside", m.inside, m.inside as u64 + m.count as u64 - 1, m.outside)?;
+                write!(
+                    f,
+                    "\nmap {name} {}..{} inside to {} outside",
+                    m.inside,
+                    m.inside as u64 + m.count as u64 - 1,
+                    m.outside
+                )?;
             }
         }
         Ok(())
@@ -115,7 +125,10 @@ impl Plan {
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for d in &self.directories {
-            lines.push(format!("make directory {} mode {:o}; undone by removing it", d.path, d.mode));
+            lines.push(format!(
+                "make directory {} mode {:o}; undone by removing it",
+                d.path, d.mode
+            ));
         }
         lines.extend(self.cgroup.steps.iter().map(ToString::to_string));
         lines.extend(self.launch.to_string().lines().map(str::to_owned));

@@ -65,12 +65,27 @@ pub enum Writes {
 #[derive(Debug, Clone, Serialize)]
 pub enum Fixture {
     Mount(Mount),
-    Directory { path: CText, mode: u32 },
-    Symlink { path: CText, target: CText },
-    File { path: CText, contents: Vec<u8>, mode: u32 },
+    Directory {
+        path: CText,
+        mode: u32,
+    },
+    Symlink {
+        path: CText,
+        target: CText,
+    },
+    File {
+        path: CText,
+        contents: Vec<u8>,
+        mode: u32,
+    },
     /// A directory of the node seen through an overlay: some of its entries
     /// hidden, some files of its own on top.
-    Layered { path: CText, lower: CText, hide: Vec<CText>, files: Vec<LayeredFile> },
+    Layered {
+        path: CText,
+        lower: CText,
+        hide: Vec<CText>,
+        files: Vec<LayeredFile>,
+    },
     /// A file bound over an existing path, read-only (such as /proc/sys/kernel/random/boot_id).
     Cover {
         path: CText,

@@ -117,10 +117,11 @@ impl Store {
             made => made,
         };
         made.map_err(|e| match e.kind() {
-            ErrorKind::AlreadyExists => {
-                Problem::user(format!("container with id {id:?} already exists in {}", self.root.display()))
-                    .hint(format!("choose another id, or end it with: denovo delete --force {id}"))
-            }
+            ErrorKind::AlreadyExists => Problem::user(format!(
+                "container with id {id:?} already exists in {}",
+                self.root.display()
+            ))
+            .hint(format!("choose another id, or end it with: denovo delete --force {id}")),
             _ => Problem::site(format!("{}: cannot be made: {e}", dir.display()))
                 .hint("name a directory that you can write with --root DIR"),
         })
@@ -132,15 +133,14 @@ impl Store {
     /// The store cannot be written.
     pub fn save(&self, record: &Record) -> Result<(), Problem> {
         let dir = self.directory(&record.id);
-        let text = serde_json::to_vec(record)
-            .map_err(|e| Problem::ours(format!("the record of {} cannot be written: {e}", record.id)))?;
+        let text = serde_json::to_vec(record).map_err(|e| {
+            Problem::ours(format!("the record of {} cannot be written: {e}", record.id))
+        })?;
         let (new, path) = (dir.join("state.json.new"), dir.join("state.json"));
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(|e| {
-                Problem::site(format!("{}: cannot be written: {e}", path.display()))
-                    .hint("free some space there, or name another place with --root DIR")
-            })
+        fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(|e| {
+            Problem::site(format!("{}: cannot be written: {e}", path.display()))
+                .hint("free some space there, or name another place with --root DIR")
+        })
     }
 
     /// # Errors

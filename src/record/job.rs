@@ -92,7 +92,8 @@ impl Jobs {
             let file = file.map_err(|e| cannot(e.to_string()))?;
             let held = Flock::lock(file, FlockArg::LockExclusive)
                 .map_err(|(_, e)| cannot(e.desc().into()))?;
-            let same = |a: &fs::Metadata, b: &fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
+            let same =
+                |a: &fs::Metadata, b: &fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
             match (&held.metadata(), &fs::symlink_metadata(&path)) {
                 (Ok(a), Ok(b)) if same(a, b) => return Ok(Lock { _file: held, path }),
                 // Its last holder removed the name while we waited.
@@ -107,10 +108,14 @@ impl Jobs {
     /// It exists, or cannot be made.
     pub fn make(&self, id: &str) -> Result<(), Problem> {
         let dir = self.directory(id);
-        DirBuilder::new().mode(0o711).create(&dir).and_then(|()| DirBuilder::new().mode(0o711).create(dir.join("root"))).map_err(|e| {
-            Problem::site(format!("{}: cannot be made: {e}", dir.display()))
-                .hint("free some space there, or name another directory with --root DIR")
-        })
+        DirBuilder::new()
+            .mode(0o711)
+            .create(&dir)
+            .and_then(|()| DirBuilder::new().mode(0o711).create(dir.join("root")))
+            .map_err(|e| {
+                Problem::site(format!("{}: cannot be made: {e}", dir.display()))
+                    .hint("free some space there, or name another directory with --root DIR")
+            })
     }
 
     /// Writes a record so that a reader sees the old or the new one, whole.

@@ -32,7 +32,8 @@ impl ProcessName {
 
     /// Whether it still runs; one that only waits to be reaped does not.
     pub fn alive(&self) -> bool {
-        stat(self.pid).is_some_and(|s| s.started == self.started && s.state != b'Z' && s.state != b'X')
+        stat(self.pid)
+            .is_some_and(|s| s.started == self.started && s.state != b'Z' && s.state != b'X')
     }
 
     /// A descriptor for just this process: opened first, compared second, so

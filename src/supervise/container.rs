@@ -65,7 +65,12 @@ struct Ready {
     bundle: Bundle,
 }
 
-fn ready(id: &str, options: &StartOptions, wait: bool, warn: &dyn Fn(&str)) -> Result<Ready, Refusal> {
+fn ready(
+    id: &str,
+    options: &StartOptions,
+    wait: bool,
+    warn: &dyn Fn(&str),
+) -> Result<Ready, Refusal> {
     let bundle = Bundle::load(&options.bundle)?;
     let facts = Facts::read()?;
     let Checked { spec, warnings } = crate::policy::container::check(&bundle, id, &facts)?;
@@ -109,7 +114,12 @@ fn check_terminal(spec: &Spec, options: &StartOptions) -> Result<(), Problem> {
 ///
 /// # Errors
 /// As create.
-pub fn explain(id: &str, options: &StartOptions, wait: bool, warn: &dyn Fn(&str)) -> Result<Vec<String>, Refusal> {
+pub fn explain(
+    id: &str,
+    options: &StartOptions,
+    wait: bool,
+    warn: &dyn Fn(&str),
+) -> Result<Vec<String>, Refusal> {
     Ok(ready(id, options, wait, warn)?.plan.lines())
 }
 
@@ -117,7 +127,12 @@ pub fn explain(id: &str, options: &StartOptions, wait: bool, warn: &dyn Fn(&str)
 ///
 /// # Errors
 /// Nothing is left of a container that could not be created.
-pub fn create(store: &Store, id: &str, options: &StartOptions, warn: &dyn Fn(&str)) -> Result<(), Refusal> {
+pub fn create(
+    store: &Store,
+    id: &str,
+    options: &StartOptions,
+    warn: &dyn Fn(&str),
+) -> Result<(), Refusal> {
     let options = StartOptions { detach: true, ..options.clone() };
     let ready = ready(id, &options, true, warn)?;
     let mut making = Making::claim(store, id, ready, &options, false)?;
@@ -132,14 +147,20 @@ pub fn create(store: &Store, id: &str, options: &StartOptions, warn: &dyn Fn(&st
 ///
 /// # Errors
 /// Nothing is left of a container that could not be started.
-pub fn run(store: &Store, id: &str, options: &StartOptions, warn: &dyn Fn(&str)) -> Result<i32, Refusal> {
+pub fn run(
+    store: &Store,
+    id: &str,
+    options: &StartOptions,
+    warn: &dyn Fn(&str),
+) -> Result<i32, Refusal> {
     let ready = ready(id, options, false, warn)?;
     if ready.spec.process.is_none() {
         return Err(Problem::user("config.json has no `process`, so there is nothing to run")
             .hint("add one, or use denovo create")
             .into());
     }
-    let signals = Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
+    let signals =
+        Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
     let poststop = ready.spec.hooks.poststop.clone();
     let poststart = ready.spec.hooks.poststart.clone();
     let mut making = Making::claim(store, id, ready, options, !options.detach && !options.keep)?;
@@ -265,7 +286,9 @@ impl<'a> Making<'a> {
                 }
                 Heard::WantState => {
                     let text = self.state_text(Status::Creating)?;
-                    born.channel.say_text(&text).map_err(|e| Problem::kernel(format!("send: {}", e.desc())))?;
+                    born.channel
+                        .say_text(&text)
+                        .map_err(|e| Problem::kernel(format!("send: {}", e.desc())))?;
                 }
                 Heard::Born(_) | Heard::Note(_) => {}
                 Heard::Failed { .. } => unreachable!("Born::next turns it into an error"),
@@ -351,12 +374,17 @@ pub fn start(store: &Store, id: &str, warn: &dyn Fn(&str)) -> Result<(), Refusal
     let record = store.load(id)?;
     let status = store.status(&record);
     if status != Status::Created {
-        return Err(Problem::user(format!("container {id:?} cannot be started: it is {}", status.name()))
-            .hint("only a created container can be started, and only once")
-            .into());
+        return Err(Problem::user(format!(
+            "container {id:?} cannot be started: it is {}",
+            status.name()
+        ))
+        .hint("only a created container can be started, and only once")
+        .into());
     }
     if record.process.is_none() {
-        return Err(Problem::user("config.json has no `process`, so there is nothing to start").into());
+        return Err(
+            Problem::user("config.json has no `process`, so there is nothing to start").into()
+        );
     }
     let path = store.start_socket(id);
     let channel = Channel::from(connect(&path)?);
@@ -382,7 +410,8 @@ fn start_failure(record: &Record, _step: usize, errno: nix::errno::Errno, call: 
 
 /// A plan of nothing but entering and executing.
 fn process_plan(process: Option<&Process>, join: Vec<plan::inside::Join>, record: &Record) -> Plan {
-    let inside = process.map_or_else(Vec::new, |p| vec![plan::inside::Inside::Exec(p.args[0].clone())]);
+    let inside =
+        process.map_or_else(Vec::new, |p| vec![plan::inside::Inside::Exec(p.args[0].clone())]);
     Plan {
         directories: Vec::new(),
         cgroup: record.cgroup.clone(),
@@ -419,8 +448,9 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<(), Refus
         return Ok(());
     }
     let pidfd = record.init.and_then(|p| p.open()).ok_or_else(not_running)?;
-    sys::pidfd_send_signal(pidfd.as_fd(), signal)
-        .map_err(|e| Problem::user(format!("container {id:?}: signal {signal}: {}", e.desc())).into())
+    sys::pidfd_send_signal(pidfd.as_fd(), signal).map_err(|e| {
+        Problem::user(format!("container {id:?}: signal {signal}: {}", e.desc())).into()
+    })
 }
 
 fn signal_of(number: i32) -> Option<nix::sys::signal::Signal> {
@@ -444,9 +474,12 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
     };
     let status = store.status(&record);
     if matches!(status, Status::Running | Status::Creating) && !force {
-        return Err(Problem::user(format!("container {id:?} is {} and cannot be deleted", status.name()))
-            .hint(format!("end it first (denovo kill {id} KILL), or use delete --force"))
-            .into());
+        return Err(Problem::user(format!(
+            "container {id:?} is {} and cannot be deleted",
+            status.name()
+        ))
+        .hint(format!("end it first (denovo kill {id} KILL), or use delete --force"))
+        .into());
     }
     if let Some(pidfd) = record.init.and_then(|p| p.open()) {
         let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
@@ -466,8 +499,11 @@ fn wait_end(record: &Record, pidfd: &OwnedFd) -> Result<(), Problem> {
             return Ok(());
         }
     }
-    Err(Problem::kernel(format!("container {:?}: its first process does not end, 10 s after SIGKILL", record.id))
-        .hint("it waits in the kernel (state D); look at /proc/PID/stack"))
+    Err(Problem::kernel(format!(
+        "container {:?}: its first process does not end, 10 s after SIGKILL",
+        record.id
+    ))
+    .hint("it waits in the kernel (state D); look at /proc/PID/stack"))
 }
 
 fn save_filter(store: &Store, id: &str, program: &[u8]) -> Result<(), Problem> {
@@ -525,7 +561,11 @@ fn address(path: &Path) -> nix::Result<(nix::sys::socket::UnixAddr, Option<Owned
         return Ok((address, None));
     }
     let dir = path.parent().unwrap_or(Path::new("/"));
-    let fd = open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
+    let fd = open(
+        dir,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
         .join(path.file_name().unwrap_or_default());
     Ok((UnixAddr::new(&short)?, Some(fd)))
@@ -533,7 +573,9 @@ fn address(path: &Path) -> nix::Result<(nix::sys::socket::UnixAddr, Option<Owned
 
 /// Hands the terminal to whoever listens on `--console-socket`.
 fn send_terminal(path: &Path, master: &OwnedFd) -> Result<(), Problem> {
-    use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, connect, sendmsg, socket};
+    use nix::sys::socket::{
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, connect, sendmsg, socket,
+    };
     let make = || -> nix::Result<()> {
         let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         let (address, _dir) = address(path)?;
@@ -541,7 +583,13 @@ fn send_terminal(path: &Path, master: &OwnedFd) -> Result<(), Problem> {
         let fds = [master.as_raw_fd()];
         let name = b"/dev/ptmx";
         let iov = [std::io::IoSlice::new(name)];
-        sendmsg::<()>(fd.as_raw_fd(), &iov, &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(
+            fd.as_raw_fd(),
+            &iov,
+            &[ControlMessage::ScmRights(&fds)],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
         Ok(())
     };
     make().map_err(|e| {
@@ -570,14 +618,19 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
     let init = match (status, record.init) {
         (Status::Running | Status::Created, Some(init)) => init,
         _ => {
-            return Err(Problem::user(format!("container {id:?} is {}, so nothing can be executed in it", status.name()))
-                .into());
+            return Err(Problem::user(format!(
+                "container {id:?} is {}, so nothing can be executed in it",
+                status.name()
+            ))
+            .into());
         }
     };
-    let signals = Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
+    let signals =
+        Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
     let (joins, _held) = namespaces_of(init)?;
     let mut plan = process_plan(Some(&options.process), joins, &record);
-    plan.seccomp = fs::read(store.directory(id).join("seccomp.bpf")).ok().map(|program| (program, 0));
+    plan.seccomp =
+        fs::read(store.directory(id).join("seccomp.bpf")).ok().map(|program| (program, 0));
     plan.inside = exec_steps(&options.process, plan.seccomp.is_some());
     let doors = cgroup::open_doors(&record.cgroup, None).map_err(Problem::from)?;
     let extra = Extra {
@@ -615,12 +668,17 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
         return Ok(0);
     }
     let relay = terminal.map(Relay::new);
-    Ok(Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals: &signals, shares_group: false }.wait())
+    Ok(Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals: &signals, shares_group: false }
+        .wait())
 }
 
 fn exec_steps(process: &Process, filtered: bool) -> Vec<plan::inside::Inside> {
     use plan::inside::Inside;
-    let filter = filtered.then(|| crate::policy::spec::Seccomp { program: Vec::new(), flags: 0, summary: String::new() });
+    let filter = filtered.then(|| crate::policy::spec::Seccomp {
+        program: Vec::new(),
+        flags: 0,
+        summary: String::new(),
+    });
     let mut steps = vec![Inside::EnterGroups, Inside::NewSession];
     if process.terminal {
         let (rows, columns) = process.console_size.unwrap_or((0, 0));

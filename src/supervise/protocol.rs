@@ -20,7 +20,9 @@ pub enum Request {
     /// Count me in, and give me what entering takes.
     Join,
     /// Move this process of mine into the environment's groups.
-    Place { pid: i32 },
+    Place {
+        pid: i32,
+    },
     /// My process has ended.
     Leave,
     /// End the environment.
@@ -37,8 +39,14 @@ pub enum Reply {
     Left(Parting),
     /// The end has begun; the connection closes when nothing is left.
     Ending(Parting),
-    Shown { record: Box<JobRecord>, processes: usize, usage: Usage },
-    Refused { why: String },
+    Shown {
+        record: Box<JobRecord>,
+        processes: usize,
+        usage: Usage,
+    },
+    Refused {
+        why: String,
+    },
 }
 
 /// What entering takes; the descriptors come in the order of these fields.

@@ -68,8 +68,7 @@ impl Relay {
         loop {
             let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
             let ready = poll(&mut fds, PollTimeout::ZERO).unwrap_or(0);
-            let readable =
-                fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN));
+            let readable = fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN));
             if ready == 0 || !readable || !self.forward_output() {
                 return;
             }

@@ -81,7 +81,10 @@ pub(super) fn become_user(user: &User, capabilities: Option<&Capabilities>) -> R
     }
     sys::setgid_all(user.gid).named("setresgid")?;
     sys::setuid_all(user.uid).named("setresuid")?;
-    let ids = (nix::unistd::getresuid().named("getresuid")?, nix::unistd::getresgid().named("getresgid")?);
+    let ids = (
+        nix::unistd::getresuid().named("getresuid")?,
+        nix::unistd::getresgid().named("getresgid")?,
+    );
     let uids = [ids.0.real.as_raw(), ids.0.effective.as_raw(), ids.0.saved.as_raw()];
     let gids = [ids.1.real.as_raw(), ids.1.effective.as_raw(), ids.1.saved.as_raw()];
     if uids != [user.uid; 3] || gids != [user.gid; 3] {
@@ -131,7 +134,9 @@ pub(super) fn working_directory(path: &CText) -> Result<(), Fault> {
     match sys::getcwd(&mut buffer) {
         // The kernel says "(unreachable)…" of what is outside this root.
         Ok(()) if buffer[0] == b'/' => Ok(()),
-        Ok(()) => Err(Fault { call: "check that the working directory is inside", errno: Errno::ENOENT }),
+        Ok(()) => {
+            Err(Fault { call: "check that the working directory is inside", errno: Errno::ENOENT })
+        }
         Err(errno) => Err(Fault { call: "getcwd", errno }),
     }
 }

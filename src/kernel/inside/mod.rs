@@ -119,7 +119,9 @@ impl<'a> Child<'a> {
                 sys::mount(None, c"/", None, *flags, None).named("mount propagation of /")
             }
             Inside::RootDirectory { path } => self.root_directory(path),
-            Inside::RootOverlay { lower, writes, anchor } => self.root_overlay(lower, writes, anchor),
+            Inside::RootOverlay { lower, writes, anchor } => {
+                self.root_overlay(lower, writes, anchor)
+            }
             Inside::RootEmpty { writes, anchor } => self.root_empty(writes, anchor),
             Inside::Put(fixture) => self.put(fixture),
             Inside::MakeDevice(device) => self.make_device(device),
@@ -127,11 +129,11 @@ impl<'a> Child<'a> {
             Inside::DeviceLinks => self.device_links(),
             Inside::Console { rows, columns } => self.console(*rows, *columns),
             Inside::RuntimeHooks => self.runtime_hooks(),
-            Inside::ContainerHooks(list) | Inside::StartHooks(list) => hooks::run(self.channel, list),
-            Inside::Loopback => become_process::loopback(),
-            Inside::Hostname(name) => {
-                nix::unistd::sethostname(name.as_path()).named("sethostname")
+            Inside::ContainerHooks(list) | Inside::StartHooks(list) => {
+                hooks::run(self.channel, list)
             }
+            Inside::Loopback => become_process::loopback(),
+            Inside::Hostname(name) => nix::unistd::sethostname(name.as_path()).named("sethostname"),
             Inside::Domainname(name) => become_process::domainname(name),
             Inside::Sysctl { path, value } => seal::sysctl(path, value),
             Inside::ReadonlyPath(path) => self.readonly_path(path),
@@ -225,7 +227,8 @@ impl<'a> Child<'a> {
         }
         if self.die_with_parent {
             // Set last: a change of ids clears it.
-            sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).named("prctl(PDEATHSIG)")?;
+            sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
+                .named("prctl(PDEATHSIG)")?;
         }
         become_process::default_signals(&self.mask);
         let mut worst = Errno::ENOENT;

@@ -151,7 +151,12 @@ impl Child<'_> {
         Ok(())
     }
 
-    pub(super) fn open_in_root(&self, path: &CStr, flags: i32, mode: u32) -> Result<OwnedFd, Fault> {
+    pub(super) fn open_in_root(
+        &self,
+        path: &CStr,
+        flags: i32,
+        mode: u32,
+    ) -> Result<OwnedFd, Fault> {
         sys::openat2(self.root()?, path, flags, mode, sys::resolve::IN_ROOT).named("openat2")
     }
 
@@ -178,17 +183,28 @@ impl Child<'_> {
         }
         let (parent, name) = self.open_parent(path)?;
         match kind {
-            Target::Directory => match nix::sys::stat::mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(Fault { call: "mkdir", errno }),
-            },
+            Target::Directory => {
+                match nix::sys::stat::mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(errno) => return Err(Fault { call: "mkdir", errno }),
+                }
+            }
             Target::File => {
                 let flags = libc::O_CREAT | libc::O_NOFOLLOW | libc::O_RDONLY;
-                drop(sys::openat2(parent.as_fd(), name, flags, 0o644, sys::resolve::NO_SYMLINKS).named("create")?);
+                drop(
+                    sys::openat2(parent.as_fd(), name, flags, 0o644, sys::resolve::NO_SYMLINKS)
+                        .named("create")?,
+                );
             }
         }
-        sys::openat2(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0, sys::resolve::BENEATH)
-            .named("openat2")
+        sys::openat2(
+            parent.as_fd(),
+            name,
+            libc::O_PATH | libc::O_NOFOLLOW,
+            0,
+            sys::resolve::BENEATH,
+        )
+        .named("openat2")
     }
 
     /// The directory that holds the last component, made when missing, and
@@ -235,7 +251,13 @@ impl Child<'_> {
 
     /// One component further; what exists is resolved from the root, so that
     /// absolute links of the image keep their meaning.
-    fn step_into(&self, here: &OwnedFd, whole: &mut [u8], at: usize, end: usize) -> Result<OwnedFd, Fault> {
+    fn step_into(
+        &self,
+        here: &OwnedFd,
+        whole: &mut [u8],
+        at: usize,
+        end: usize,
+    ) -> Result<OwnedFd, Fault> {
         whole[end] = 0;
         let sofar = CStr::from_bytes_until_nul(whole).unwrap_or(c"/");
         let flags = libc::O_PATH | libc::O_DIRECTORY;
@@ -245,13 +267,15 @@ impl Child<'_> {
         }
         let name = CStr::from_bytes_until_nul(&whole[at..]).unwrap_or(c"");
         nix::sys::stat::mkdirat(here, name, Mode::from_bits_truncate(0o755)).named("mkdir")?;
-        sys::openat2(here.as_fd(), name, flags | libc::O_NOFOLLOW, 0, sys::resolve::BENEATH).named("openat2")
+        sys::openat2(here.as_fd(), name, flags | libc::O_NOFOLLOW, 0, sys::resolve::BENEATH)
+            .named("openat2")
     }
 
     fn put_file(&self, path: &CText, contents: &[u8], mode: u32) -> Result<(), Fault> {
         let (parent, name) = self.open_parent(path.as_c_str())?;
         let flags = libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY | libc::O_NOFOLLOW;
-        let file = sys::openat2(parent.as_fd(), name, flags, mode, sys::resolve::NO_SYMLINKS).named("create")?;
+        let file = sys::openat2(parent.as_fd(), name, flags, mode, sys::resolve::NO_SYMLINKS)
+            .named("create")?;
         files::chmod(file.as_fd(), mode).named("chmod")?;
         write_all(&file, contents)
     }
@@ -265,7 +289,8 @@ impl Child<'_> {
         };
         let name = c".denovo-cover";
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
-        let file = sys::openat2(self.root()?, name, flags, 0o444, sys::resolve::BENEATH).named("create")?;
+        let file = sys::openat2(self.root()?, name, flags, 0o444, sys::resolve::BENEATH)
+            .named("create")?;
         write_all(&file, contents)?;
         let tree = sys::clone_tree(file.as_fd(), c"", false).named("open_tree")?;
         files::unlink(self.root()?, name).named("unlink")?;
@@ -281,8 +306,14 @@ impl Child<'_> {
             Err(Errno::EEXIST) => return Ok(()),
             Err(errno) => return Err(Fault { call: "mknod", errno }),
         }
-        let node = sys::openat2(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0, sys::resolve::BENEATH)
-            .named("open of the new device")?;
+        let node = sys::openat2(
+            parent.as_fd(),
+            name,
+            libc::O_PATH | libc::O_NOFOLLOW,
+            0,
+            sys::resolve::BENEATH,
+        )
+        .named("open of the new device")?;
         files::chmod(node.as_fd(), device.mode).named("chmod")?;
         files::chown(node.as_fd(), device.uid, device.gid).named("chown")
     }
@@ -307,8 +338,14 @@ impl Child<'_> {
             (c"stderr", c"/proc/self/fd/2"),
             (c"ptmx", c"pts/ptmx"),
         ];
-        let dev = sys::openat2(self.root()?, c"/dev", libc::O_PATH | libc::O_DIRECTORY, 0, sys::resolve::IN_ROOT)
-            .named("open of /dev")?;
+        let dev = sys::openat2(
+            self.root()?,
+            c"/dev",
+            libc::O_PATH | libc::O_DIRECTORY,
+            0,
+            sys::resolve::IN_ROOT,
+        )
+        .named("open of /dev")?;
         for (name, target) in links {
             match files::symlink(target, dev.as_fd(), name) {
                 Ok(()) | Err(Errno::EEXIST) => {}

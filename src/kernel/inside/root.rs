@@ -47,7 +47,8 @@ impl Child<'_> {
         for name in [c"upper", c"work", c"root"] {
             make_directory(&base, name)?;
         }
-        let (upper, work, merged) = (part(&base, c"upper")?, part(&base, c"work")?, part(&base, c"root")?);
+        let (upper, work, merged) =
+            (part(&base, c"upper")?, part(&base, c"work")?, part(&base, c"root")?);
         mount_overlay(&lower, &upper, &work, &merged)?;
         self.root = Some(part(&base, c"root")?);
         self.base = Some(base);
@@ -108,15 +109,17 @@ impl Child<'_> {
     /// pivot_root(2) into the root, after which nothing of the node's file
     /// systems can be reached.
     pub(super) fn pivot_root(&mut self) -> Result<(), Fault> {
-        let old = open(c"/", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .named("open of the old root")?;
+        let old =
+            open(c"/", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+                .named("open of the old root")?;
         nix::unistd::fchdir(self.root()?).named("chdir to the root")?;
         sys::pivot_here().named("pivot_root")?;
         nix::unistd::fchdir(&old).named("chdir to the old root")?;
         // Were it shared, letting go of it would unmount the node's own.
         sys::mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None)
             .named("mount propagation of the old root")?;
-        nix::mount::umount2(c".", nix::mount::MntFlags::MNT_DETACH).named("umount of the old root")?;
+        nix::mount::umount2(c".", nix::mount::MntFlags::MNT_DETACH)
+            .named("umount of the old root")?;
         nix::unistd::chdir(c"/").named("chdir to /")
     }
 

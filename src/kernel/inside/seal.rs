@@ -25,8 +25,14 @@ impl Child<'_> {
             let mut text = [0; 32];
             let at = write_fd_path(&mut text, target.as_fd());
             let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-            return sys::mount(Some(c"tmpfs"), at, Some(c"tmpfs"), flags, Some(c"size=0k,nr_inodes=2"))
-                .named("mount of a mask");
+            return sys::mount(
+                Some(c"tmpfs"),
+                at,
+                Some(c"tmpfs"),
+                flags,
+                Some(c"size=0k,nr_inodes=2"),
+            )
+            .named("mount of a mask");
         }
         let tree = self.null_tree()?;
         sys::attach(tree.as_fd(), target.as_fd()).named("move_mount of a mask")
@@ -42,7 +48,9 @@ impl Child<'_> {
             }
             self.null = Some(null);
         }
-        let Some(null) = &self.null else { return Err(Fault { call: "null", errno: Errno::EBADF }) };
+        let Some(null) = &self.null else {
+            return Err(Fault { call: "null", errno: Errno::EBADF });
+        };
         sys::clone_tree(null.as_fd(), c"", false).named("open_tree of /dev/null")
     }
 
@@ -85,8 +93,12 @@ pub(super) fn oom_score(score: i32) -> Result<(), Fault> {
 
 fn proc_directory(path: &'static std::ffi::CStr) -> Result<OwnedFd, Fault> {
     use nix::fcntl::{OFlag, open};
-    let dir = open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-        .named("open of /proc")?;
+    let dir = open(
+        path,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .named("open of /proc")?;
     if !files::is_procfs(dir.as_fd()) {
         return Err(Fault { call: "check that /proc is procfs", errno: Errno::EINVAL });
     }

@@ -105,7 +105,8 @@ pub fn openat2(
     mode: u32,
     resolve: u64,
 ) -> Result<OwnedFd, Errno> {
-    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u32 as u64, mode: mode as u64, resolve };
+    let how =
+        OpenHow { flags: (flags | libc::O_CLOEXEC) as u32 as u64, mode: mode as u64, resolve };
     // SAFETY: path is NUL-terminated, how has the size given; both outlive the call.
     owned(unsafe {
         libc::syscall(

@@ -42,7 +42,8 @@ pub fn from_document(file: &Path) -> Result<(Process, Vec<String>), Problems> {
 pub fn from_options(own: Option<&Process>, options: &Further) -> Result<Process, Problems> {
     let mut problems = Problems::new();
     if options.args.is_empty() {
-        problems.push(Problem::user("no command is given").hint("denovo exec ID COMMAND [ARGUMENT…]"));
+        problems
+            .push(Problem::user("no command is given").hint("denovo exec ID COMMAND [ARGUMENT…]"));
     }
     let mut process = own.cloned().unwrap_or_else(plain);
     process.args = texts(&options.args, "argument", &mut problems);
@@ -51,12 +52,15 @@ pub fn from_options(own: Option<&Process>, options: &Further) -> Result<Process,
     process.console_size = None;
     if let Some(cwd) = &options.cwd {
         if !cwd.starts_with('/') {
-            problems.push(Problem::user(format!("--cwd {cwd:?}: is not absolute")).hint("begin it with /"));
+            problems.push(
+                Problem::user(format!("--cwd {cwd:?}: is not absolute")).hint("begin it with /"),
+            );
         }
         process.cwd = CText::lossy(cwd.clone());
     }
     if let Some(user) = options.user {
-        let gid = user.gid.unwrap_or(if user.uid == process.user.uid { process.user.gid } else { 0 });
+        let gid =
+            user.gid.unwrap_or(if user.uid == process.user.uid { process.user.gid } else { 0 });
         // Another user has no claim to the first one's groups.
         process.user = User { uid: user.uid, gid, groups: Some(Vec::new()) };
     }
