@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::CgroupError;
 use super::directory::Directory;
+use super::settings::errno_of;
 use crate::plan::cgroup::{CgroupPlan, Group, Version};
 
 /// Processes in the groups of `plan` and below, ascending, as numbers of the
@@ -194,7 +195,10 @@ fn give_up(plan: &CgroupPlan, group: &Directory) -> Result<(), CgroupError> {
 /// [`CgroupError`] when the group cannot be written.
 pub fn thaw(plan: &CgroupPlan) -> Result<(), CgroupError> {
     if let Some((group, controller)) = freezer(plan)? {
-        return controller.thaw().map_err(|_| group.refused("freezer.state", "THAWED", Errno::EIO));
+        return controller.thaw().map_err(|error| {
+            let errno = errno_of(&error).unwrap_or(Errno::EIO);
+            group.refused("freezer.state", "THAWED", errno)
+        });
     }
     match plan.v2() {
         Some(group) => Directory::open(&group.at)?.write("cgroup.freeze", "0"),

@@ -220,7 +220,7 @@ pub(super) fn steps(plan: &mut CgroupPlan, settings: Settings) {
     for (controller, version, setting) in settings.list {
         let takes = |at: &&super::Group| {
             at.at.version == version
-                && (controller == "cgroup" || at.controllers.iter().any(|c| *c == controller))
+                && (controller == "cgroup" || at.controllers.contains(&controller))
         };
         if let Some(group) = plan.groups.iter().find(takes) {
             let at = group.at.clone();
