@@ -234,7 +234,8 @@ fn throttling_and_refused_forks_are_counted() {
     let groups = Groups::made("throttled", Limits { cpu, pids: Some(3), ..Limits::default() });
     let forks = groups.shell("sleep 9 & sleep 9 & sleep 9 & sleep 9");
     wait_until("no fork was refused", || cgroup::usage(&groups.0).pids_limit_hits > Some(0));
-    groups.end(forks);
+    cgroup::kill(&groups.0, Duration::from_secs(5)).unwrap();
+    output(forks);
     let busy = groups.shell("while :; do :; done");
     wait_until("never throttled", || cgroup::usage(&groups.0).cpu_throttled_periods > Some(1));
     let usage = cgroup::usage(&groups.0);
