@@ -60,7 +60,7 @@ pub fn layout(mountinfo: &str, own: &str) -> Cgroups {
         };
         if let Some((mount, own)) = best(&mounts, path, shows) {
             let controllers = names.into_iter().map(str::to_owned).collect();
-            found.v1.push(HierarchyV1 { controllers, mount, own });
+            found.v1.push(HierarchyV1 { controllers, mount, own, writable: false });
         }
     }
     // By number the order differs from boot to boot.
@@ -150,19 +150,36 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Fills in what only the file system itself tells about the v2 hierarchy.
-pub(super) fn look_into(v2: &mut HierarchyV2) {
+/// Fills in what only the file systems themselves tell.
+pub(super) fn look_into(found: &mut Cgroups) {
+    for hierarchy in &mut found.v1 {
+        hierarchy.writable = writable(&hierarchy.mount, &hierarchy.own);
+    }
+    let Some(v2) = &mut found.v2 else { return };
     let words = |path: &Path| -> Vec<String> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.split_whitespace().map(str::to_owned).collect()
     };
     v2.controllers = words(&v2.mount.join("cgroup.controllers"));
-    let own = v2.mount.join(v2.own.trim_start_matches('/'));
-    v2.own_controllers =
-        if v2.own == "/" { v2.controllers.clone() } else { words(&own.join("cgroup.controllers")) };
-    use nix::unistd::{AccessFlags, access};
-    v2.writable = access(&own, AccessFlags::W_OK).is_ok()
-        && access(&own.join("cgroup.procs"), AccessFlags::W_OK).is_ok();
+    v2.own_controllers = if v2.own == "/" {
+        v2.controllers.clone()
+    } else {
+        words(&group(&v2.mount, &v2.own).join("cgroup.controllers"))
+    };
+    v2.writable = writable(&v2.mount, &v2.own);
+}
+
+fn group(mount: &Path, own: &str) -> PathBuf {
+    mount.join(own.trim_start_matches('/'))
+}
+
+/// Whether the caller may make groups in this one, as far as permission bits
+/// and a read-only mount tell.
+fn writable(mount: &Path, own: &str) -> bool {
+    use nix::fcntl::{AT_FDCWD, AtFlags};
+    use nix::unistd::{AccessFlags, faccessat};
+    let path = group(mount, own);
+    faccessat(AT_FDCWD, &path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
 }
 
 #[cfg(test)]
@@ -171,7 +188,7 @@ mod tests {
 
     fn v1(controllers: &[&str], mount: &str, own: &str) -> HierarchyV1 {
         let controllers = controllers.iter().map(|c| (*c).to_owned()).collect();
-        HierarchyV1 { controllers, mount: mount.into(), own: own.into() }
+        HierarchyV1 { controllers, mount: mount.into(), own: own.into(), writable: false }
     }
 
     fn v2(mount: &str, own: &str) -> Option<HierarchyV2> {

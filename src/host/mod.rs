@@ -10,6 +10,7 @@ use crate::problem::Problem;
 pub mod accounts;
 pub mod cgroups;
 pub mod cpulist;
+pub mod distribution;
 pub mod hardware;
 pub mod user_namespace;
 
@@ -42,7 +43,7 @@ pub struct Cgroups {
 }
 
 /// One cgroup v1 hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HierarchyV1 {
     /// Controllers bound to it, such as `cpu`, `cpuacct`; `name=systemd` for a
     /// named one without controllers.
@@ -50,6 +51,9 @@ pub struct HierarchyV1 {
     pub mount: PathBuf,
     /// Where the caller is in it, below the mount, such as `/user.slice`.
     pub own: String,
+    /// Whether the caller may make groups below its own there.
+    #[serde(default)]
+    pub writable: bool,
 }
 
 /// The cgroup v2 hierarchy.
@@ -64,7 +68,8 @@ pub struct HierarchyV2 {
     /// can get.
     #[serde(default)]
     pub own_controllers: Vec<String>,
-    /// Whether the caller may make groups below its own (it is delegated).
+    /// Whether the caller may make groups below its own there (for a user:
+    /// it is delegated).
     #[serde(default)]
     pub writable: bool,
 }
@@ -136,9 +141,7 @@ impl Cgroups {
         // Absent on a kernel without control groups.
         let own = read("/proc/self/cgroup").unwrap_or_default();
         let mut found = cgroups::layout(&mountinfo, &own);
-        if let Some(v2) = &mut found.v2 {
-            cgroups::look_into(v2);
-        }
+        cgroups::look_into(&mut found);
         Ok(found)
     }
 
@@ -155,8 +158,11 @@ impl Cgroups {
 
 /// Text of a file under /proc, which may hold any bytes.
 fn read(path: &'static str) -> Result<String, FactsError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+    use std::io::Read;
+    // These files have no size to go by; this saves most of the reads.
+    let mut bytes = Vec::with_capacity(16 << 10);
+    match std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(e) => Err(FactsError::Unreadable { path, reason: e.to_string() }),
     }
 }

@@ -22,6 +22,9 @@ mod setting;
 
 pub use setting::Setting;
 
+/// Number of the capability that overrides permission bits (capabilities(7)).
+const CAP_DAC_OVERRIDE: u8 = 1;
+
 /// The two generations of control groups (cgroups(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
@@ -117,17 +120,14 @@ pub fn plan(cgroup: &spec::Cgroup, facts: &Facts) -> Result<CgroupPlan, Problems
     if let Some(problem) = bad_path(path) {
         return Err(vec![problem]);
     }
-    if facts.cgroups.v1.is_empty() && facts.cgroups.v2.is_none() {
-        problems.push(
-            Problem::site("no control group hierarchy is mounted")
-                .hint("as root: mount -t cgroup2 none /sys/fs/cgroup"),
-        );
-        return finish(plan, Problems::new(), problems);
+    let usable = usable(path, facts);
+    if usable.v1.is_empty() && usable.v2.is_none() {
+        return finish(plan, problems, vec![no_groups(&facts.cgroups)]);
     }
     let available = available(path, facts);
-    let wanted = limits::wanted(&cgroup.limits, &facts.cgroups, &available);
+    let wanted = limits::wanted(&cgroup.limits, &usable, &available, &facts.cgroups);
     let (settings, mut wrong, missing) = wanted.into_parts();
-    groups(&mut plan, path, facts, &settings.needed_v2);
+    groups(&mut plan, path, &usable, facts, &settings.needed_v2);
     limits::steps(&mut plan, settings);
     limits::device_steps(&mut plan, &cgroup.limits.devices, facts, &mut wrong, &mut problems);
     problems.extend(missing);
@@ -153,6 +153,34 @@ fn finish(
     if wrong.is_empty() { Ok(plan) } else { Err(wrong) }
 }
 
+/// The hierarchies in which the caller may make a group at `path`.
+fn usable(path: &str, facts: &Facts) -> Cgroups {
+    let may = |writable: bool, own: &str| {
+        writable && (facts.caller.has(CAP_DAC_OVERRIDE) || is_below(path, own))
+    };
+    Cgroups {
+        v1: facts.cgroups.v1.iter().filter(|h| may(h.writable, &h.own)).cloned().collect(),
+        v2: facts.cgroups.v2.clone().filter(|h| may(h.writable, &h.own)),
+    }
+}
+
+/// Whether a group at `path` is below the group `own`, such as `/user.slice`.
+fn is_below(path: &str, own: &str) -> bool {
+    let own = own.trim_matches('/');
+    own.is_empty() || path.strip_prefix(own).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn no_groups(node: &Cgroups) -> Problem {
+    if node.v1.is_empty() && node.v2.is_none() {
+        return Problem::site("no control group hierarchy is mounted")
+            .hint("as root: mount -t cgroup2 none /sys/fs/cgroup");
+    }
+    Problem::site("the caller may make no control group on this node").hint(
+        "run denovo as root, or in a group that is delegated: systemd-run --user --scope \
+         -p Delegate=yes denovo …",
+    )
+}
+
 /// What makes `path` no path of a group below a mount point.
 fn bad_path(path: &str) -> Option<Problem> {
     let bad = |why: &str| Some(Problem::user(format!("control group path {path:?}: {why}")));
@@ -176,11 +204,9 @@ fn available(path: &str, facts: &Facts) -> Vec<String> {
 /// How many names of `path` are above what the caller may change: those of
 /// its own v2 group, when it has been delegated that one and no more.
 fn first_level(path: &str, facts: &Facts) -> usize {
-    const CAP_DAC_OVERRIDE: u8 = 1;
     let own = facts.cgroups.v2.as_ref().map_or("", |v2| v2.own.trim_matches('/'));
-    let below_own =
-        path.strip_prefix(own).is_some_and(|rest| rest.starts_with('/')) && !own.is_empty();
-    if below_own && !facts.caller.has(CAP_DAC_OVERRIDE) { own.split('/').count() } else { 0 }
+    let ours = own.is_empty() || facts.caller.has(CAP_DAC_OVERRIDE) || !is_below(path, own);
+    if ours { 0 } else { own.split('/').count() }
 }
 
 /// Groups above the environment's that belong to denovo, the deepest first:
@@ -193,8 +219,8 @@ fn shared(path: &str) -> Vec<String> {
     (first + 1..names.len()).rev().map(|end| names[..end].join("/")).collect()
 }
 
-fn groups(plan: &mut CgroupPlan, path: &str, facts: &Facts, needed: &[String]) {
-    let Cgroups { v1, v2 } = &facts.cgroups;
+fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, needed: &[String]) {
+    let Cgroups { v1, v2 } = usable;
     for hierarchy in v1 {
         let at =
             Place { mount: hierarchy.mount.clone(), version: Version::V1, path: path.to_owned() };

@@ -2,6 +2,8 @@
 //! checked [`spec::Spec`], or every reason why not, at once.
 
 pub mod container;
+pub mod job;
+pub mod cpus;
 pub mod limits;
 pub mod spec;
 pub mod text;

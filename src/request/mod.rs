@@ -8,6 +8,7 @@ pub mod cpu_list;
 pub mod default_config;
 pub mod env;
 pub mod id;
+pub mod job;
 pub mod oci;
 pub mod root;
 pub mod size;

@@ -197,3 +197,46 @@ fn checked(fd: OwnedFd, path: PathBuf, version: Version) -> Result<Directory, Cg
         Err(errno) => Err(CgroupError::Open { path, errno }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_way_of_opening_leaves_the_directory() {
+        let base = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(base.path().join("top/group/sub")).unwrap();
+        std::fs::write(base.path().join("top/group/file"), "x").unwrap();
+        std::os::unix::fs::symlink("group", base.path().join("top/link")).unwrap();
+        std::os::unix::fs::symlink("group/file", base.path().join("top/file")).unwrap();
+        let path = base.path().join("top");
+        let fd = OwnedFd::from(std::fs::File::open(&path).unwrap());
+        let top = Directory { fd, path, version: Version::V1 };
+        let table = [
+            ("group", true),
+            ("group/sub", true),
+            ("group/file", true),
+            ("link", false),
+            ("link/sub", false),
+            ("file", false),
+            ("..", false),
+            ("group/../..", false),
+            ("missing", false),
+        ];
+        for (name, opens) in table {
+            let by_kernel = top.resolve(name, OFlag::O_RDONLY);
+            assert_eq!(by_kernel.is_ok(), opens, "openat2 {name}");
+            let by_name = top.resolve_by_name(name, OFlag::O_RDONLY | OFlag::O_CLOEXEC);
+            assert_eq!(by_name.is_ok(), opens, "by name {name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_elsewhere_is_no_group() {
+        let base = tempfile::tempdir().unwrap();
+        let mount = base.path().to_owned();
+        let at = Place { mount, version: Version::V2, path: "x".into() };
+        let error = Directory::open(&at).unwrap_err();
+        assert!(matches!(error, CgroupError::NotCgroups { .. }), "{error:?}");
+    }
+}

@@ -11,7 +11,11 @@ use nix::unistd::Pid;
 
 use super::CgroupError;
 use super::directory::Directory;
+use super::settings::errno_of;
 use crate::plan::cgroup::{CgroupPlan, Group, Version};
+
+/// How long a process may take to end after a write to `cgroup.kill`.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// Processes in the groups of `plan` and below, ascending, as numbers of the
 /// caller's pid namespace; those outside of it have none and are left out. A
@@ -73,7 +77,7 @@ pub fn kill(plan: &CgroupPlan, patience: Duration) -> Result<(), CgroupError> {
     let end = Instant::now() + patience;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut pause = Duration::from_micros(100);
-    let mut written = false;
+    let mut written = None;
     loop {
         let all = pids(plan)?;
         let with_us = all.contains(&own);
@@ -88,10 +92,10 @@ pub fn kill(plan: &CgroupPlan, patience: Duration) -> Result<(), CgroupError> {
         // Neither may hit ourselves.
         if with_us {
             signal_all(&victims);
-        } else if !written && kill_v2(plan) {
-            // What is only in a v1 group is left for the next round.
-            written = true;
-        } else {
+        } else if written.is_none() && kill_v2(plan) {
+            written = Some(Instant::now());
+        } else if written.is_none_or(|since| since.elapsed() > GRACE) {
+            // What is in a v1 group only, by now.
             kill_frozen(plan)?;
         }
         std::thread::sleep(pause);
@@ -194,7 +198,10 @@ fn give_up(plan: &CgroupPlan, group: &Directory) -> Result<(), CgroupError> {
 /// [`CgroupError`] when the group cannot be written.
 pub fn thaw(plan: &CgroupPlan) -> Result<(), CgroupError> {
     if let Some((group, controller)) = freezer(plan)? {
-        return controller.thaw().map_err(|_| group.refused("freezer.state", "THAWED", Errno::EIO));
+        return controller.thaw().map_err(|error| {
+            let errno = errno_of(&error).unwrap_or(Errno::EIO);
+            group.refused("freezer.state", "THAWED", errno)
+        });
     }
     match plan.v2() {
         Some(group) => Directory::open(&group.at)?.write("cgroup.freeze", "0"),

@@ -98,14 +98,16 @@ fn write(group: &Directory, setting: &Setting) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The kernel's reason inside an error of cgroups-rs.
+pub(super) fn errno_of(error: &CratesError) -> Option<Errno> {
+    let cause = error.source()?.downcast_ref::<std::io::Error>()?;
+    cause.raw_os_error().map(Errno::from_raw)
+}
+
 fn refused(group: &Directory, setting: &Setting, failure: &Failure) -> CgroupError {
     let (reason, errno) = match failure {
         Failure::Crate(error) => {
-            let errno = error
-                .source()
-                .and_then(|cause| cause.downcast_ref::<std::io::Error>())
-                .and_then(std::io::Error::raw_os_error)
-                .map(Errno::from_raw);
+            let errno = errno_of(error);
             (errno.map_or_else(|| error.to_string(), |errno| errno.to_string()), errno)
         }
         Failure::Own(error) => (error.to_string(), error.errno()),

@@ -27,6 +27,8 @@ pub struct Usage {
     pub memory: Option<u64>,
     pub memory_peak: Option<u64>,
     /// How often the memory limit was reached, whether or not reclaim helped.
+    /// On v1 with swap limited to the same amount, Linux 6.18 (and perhaps
+    /// some before it) counts none; `oom_kills` is counted always.
     pub memory_limit_hits: Option<u64>,
     /// Processes that the kernel killed because memory ran out.
     pub oom_kills: Option<u64>,
@@ -97,7 +99,10 @@ impl Usage {
     fn memory_v1(&mut self, group: &Directory) {
         self.memory = number(group, "memory.usage_in_bytes");
         self.memory_peak = number(group, "memory.max_usage_in_bytes");
-        self.memory_limit_hits = number(group, "memory.failcnt");
+        // Where swap is limited to the same, that limit is the one that is hit.
+        let hits = |file| number(group, file);
+        self.memory_limit_hits =
+            hits("memory.failcnt").map(|memory| memory + hits("memory.memsw.failcnt").unwrap_or(0));
         self.swap_peak = number(group, "memory.memsw.max_usage_in_bytes");
         self.oom_kills = oom_kills_v1(group);
     }

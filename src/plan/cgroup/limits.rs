@@ -16,6 +16,9 @@ pub(super) struct Settings {
 
 /// Sorts limits into settings and problems.
 pub(super) struct Wanted<'a> {
+    /// Hierarchies that can be used.
+    usable: &'a Cgroups,
+    /// All that the node has.
     node: &'a Cgroups,
     /// What the v2 group can get.
     available: &'a [String],
@@ -24,13 +27,16 @@ pub(super) struct Wanted<'a> {
     missing: Problems,
 }
 
-/// Looks every limit up on the node.
+/// Looks every limit up in the hierarchies that can be used; `node` has those
+/// too that cannot.
 pub(super) fn wanted<'a>(
     limits: &Limits,
-    node: &'a Cgroups,
+    usable: &'a Cgroups,
     available: &'a [String],
+    node: &'a Cgroups,
 ) -> Wanted<'a> {
     let mut wanted = Wanted {
+        usable,
         node,
         available,
         settings: Settings::default(),
@@ -60,9 +66,9 @@ impl Wanted<'_> {
     /// Which hierarchy has the controller; v1 first, since a controller that
     /// is bound to v1 is not in v2.
     fn version(&self, controller: &str) -> Option<Version> {
-        if self.node.v1_with(controller).is_some() {
+        if self.usable.v1_with(controller).is_some() {
             Some(Version::V1)
-        } else if self.available.iter().any(|c| c == controller) {
+        } else if self.usable.v2.is_some() && self.available.iter().any(|c| c == controller) {
             Some(Version::V2)
         } else {
             None
@@ -176,9 +182,9 @@ impl Wanted<'_> {
         }
         let setting = Setting::File { name: name.to_owned(), value: value.to_owned() };
         // cgroup.* files belong to the group itself.
-        if controller == "cgroup" && self.node.v2.is_some() {
+        if controller == "cgroup" && self.usable.v2.is_some() {
             self.settings.list.push((controller.to_owned(), Version::V2, setting));
-        } else if self.available.iter().any(|c| c == controller) {
+        } else if self.version(controller) == Some(Version::V2) {
             self.add(controller, setting);
         } else {
             self.missing.push(
@@ -199,6 +205,10 @@ fn bad_swap(error: super::convert::BadSwap) -> Problem {
 /// The node has no such controller for us: where it is, and how to get it.
 fn lacking(controller: &str, limit: &str, node: &Cgroups) -> Problem {
     let what = format!("{limit}: no control group on this node has the controller `{controller}`");
+    if node.v1_with(controller).is_some() {
+        return Problem::site(format!("{what} for this user: cgroup v1 is root's alone"))
+            .hint("run denovo as root, or leave the limit out");
+    }
     if node.v2_has(controller) {
         return Problem::site(format!("{what} for this user: it is not delegated")).hint(format!(
             "as root, for user@.service: systemctl edit user@.service, and add \
@@ -220,7 +230,7 @@ pub(super) fn steps(plan: &mut CgroupPlan, settings: Settings) {
     for (controller, version, setting) in settings.list {
         let takes = |at: &&super::Group| {
             at.at.version == version
-                && (controller == "cgroup" || at.controllers.iter().any(|c| *c == controller))
+                && (controller == "cgroup" || at.controllers.contains(&controller))
         };
         if let Some(group) = plan.groups.iter().find(takes) {
             let at = group.at.clone();

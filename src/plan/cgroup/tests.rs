@@ -17,6 +17,7 @@ fn hybrid() -> Facts {
         controllers: words(&[name]),
         mount: format!("/sys/fs/cgroup/{name}").into(),
         own: "/".into(),
+        writable: true,
     };
     let v2 = HierarchyV2 {
         mount: "/sys/fs/cgroup/unified".into(),
@@ -169,6 +170,32 @@ fn no_hierarchy_at_all() {
     ask.path = None;
     ask.best_effort = false;
     assert_eq!(plan(&ask, &facts).unwrap().steps, []);
+}
+
+#[test]
+fn a_user_without_delegation_makes_no_group() {
+    let mut facts = hybrid();
+    facts.caller = rootless().caller;
+    facts.cgroups.v1.iter_mut().for_each(|h| h.writable = false);
+    // v2 alone is delegated, and lacks the controllers.
+    let problems = plan(&asked(limits()), &facts).unwrap_err();
+    assert_eq!(problems.len(), 5);
+    assert!(problems.iter().all(|p| p.message.contains("root's alone")), "{problems:?}");
+    let mut ask = asked(limits());
+    ask.best_effort = true;
+    let steps = lines(&plan(&ask, &facts).unwrap());
+    assert_eq!(steps, ["make /sys/fs/cgroup/unified/denovo/job-17"]);
+    facts.cgroups.v2.as_mut().unwrap().writable = false;
+    let best = plan(&ask, &facts).unwrap();
+    assert_eq!((best.steps.len(), best.left_out.len()), (0, 1));
+    let problems = plan(&asked(Limits::default()), &facts).unwrap_err();
+    assert!(problems[0].message.contains("may make no control group"), "{problems:?}");
+}
+
+#[test]
+fn a_user_stays_below_the_own_group() {
+    let problems = plan(&asked(Limits::default()), &rootless()).unwrap_err();
+    assert!(problems[0].hint.as_deref().unwrap().contains("Delegate=yes"), "{problems:?}");
 }
 
 #[test]

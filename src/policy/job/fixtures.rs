@@ -1,0 +1,243 @@
+//! What a job's root is made of.
+
+use super::etc::{self, Identity};
+use super::{Case, Source};
+use crate::host::distribution::{Distribution, TopEntry};
+use crate::policy::spec::{Device, Fixture, Mount, MountAttributes, MountSource};
+use crate::policy::text::CText;
+use crate::problem::{Problem, Problems};
+
+/// What tells of the node or of other jobs and no program needs.
+pub(super) const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/cmdline",
+    "/proc/diskstats",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/locks",
+    "/proc/partitions",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/softirqs",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+];
+
+pub(super) const READONLY: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Directories that are the environment's own; what the node has there is
+/// not seen, so nothing of the caller's is looked for in them.
+const PRIVATE: &[&str] = &["/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run", "/dev/shm"];
+
+/// Directories that the root has anyway.
+const SYSTEM: &[&str] = &["/", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/var", "/home", "/root", "/mnt", "/media", "/srv", "/boot"];
+
+pub(super) fn fixtures(case: &Case<'_>, problems: &mut Problems) -> Vec<Fixture> {
+    let mut all = Vec::with_capacity(48);
+    match case.source {
+        Source::Host(distribution) => host_system(case, distribution, &mut all),
+        Source::Bundle { .. } => image_system(case, &mut all),
+    }
+    kernel_views(case, &mut all);
+    own_directories(case, &mut all);
+    for bind in &case.request.binds {
+        match bind_of(&bind.source, &bind.destination, bind.readonly) {
+            Ok(fixture) => all.push(fixture),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let boot = Identity::of(&case.seed).boot;
+    all.push(cover("/proc/sys/kernel/random/boot_id", boot.into_bytes()));
+    all
+}
+
+fn directory(path: &str, mode: u32) -> Fixture {
+    Fixture::Directory { path: CText::lossy(path), mode }
+}
+
+fn cover(path: &str, contents: Vec<u8>) -> Fixture {
+    Fixture::Cover { path: CText::lossy(path), contents }
+}
+
+/// A bind with everything below; never a gain of privilege by what is there.
+fn bind(source: &str, destination: &str, readonly: bool, optional: bool) -> Fixture {
+    let mut set = libc::MOUNT_ATTR_NOSUID;
+    if readonly {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    if !source.starts_with("/dev/") {
+        set |= libc::MOUNT_ATTR_NODEV;
+    }
+    Fixture::Mount(Mount {
+        destination: CText::lossy(destination),
+        source: MountSource::Bind { path: CText::lossy(source), recursive: true },
+        attributes: MountAttributes { set_recursive: set, ..MountAttributes::default() },
+        propagation: Vec::new(),
+        optional,
+    })
+}
+
+fn new(fstype: &str, destination: &str, flags: u64, data: &str) -> Fixture {
+    Fixture::Mount(Mount {
+        destination: CText::lossy(destination),
+        source: MountSource::New {
+            fstype: CText::lossy(fstype),
+            source: CText::lossy(fstype),
+            flags,
+            data: CText::lossy(data),
+            copy_up: false,
+        },
+        attributes: MountAttributes::default(),
+        propagation: Vec::new(),
+        optional: false,
+    })
+}
+
+/// The node's distribution: its programs read-only, its configuration as far
+/// as it says nothing of the node, and directories as after an installation.
+fn host_system(case: &Case<'_>, distribution: &Distribution, all: &mut Vec<Fixture>) {
+    for entry in &distribution.top {
+        all.push(match entry {
+            TopEntry::Link { name, target } => Fixture::Symlink {
+                path: CText::lossy(format!("/{name}")),
+                target: CText::lossy(target.as_str()),
+            },
+            TopEntry::Directory { name } => {
+                let path = format!("/{name}");
+                bind(&path, &path, true, false)
+            }
+        });
+    }
+    if distribution.has_opt {
+        all.push(bind("/opt", "/opt", true, true));
+    }
+    for path in ["/boot", "/home", "/media", "/mnt", "/srv", "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool"] {
+        all.push(directory(path, 0o755));
+    }
+    all.push(directory("/root", 0o700));
+    let links = [("/var/run", "/run"), ("/var/lock", "/run/lock"), ("/etc/mtab", "../proc/self/mounts")];
+    all.push(Fixture::Layered {
+        path: CText::lossy("/etc"),
+        lower: CText::lossy("/etc"),
+        hide: etc::hidden(&distribution.etc, &distribution.etc_private),
+        files: etc::files(case),
+    });
+    all.extend(links.map(|(path, target)| Fixture::Symlink {
+        path: CText::lossy(path),
+        target: CText::lossy(target),
+    }));
+}
+
+/// An image has all that; only who and where one is comes on top.
+fn image_system(case: &Case<'_>, all: &mut Vec<Fixture>) {
+    all.extend(etc::files(case).into_iter().map(|file| Fixture::File {
+        path: CText::lossy(format!("/etc/{}", file.name)),
+        contents: file.contents,
+        mode: file.mode,
+    }));
+}
+
+/// /proc, /sys and /dev.
+fn kernel_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
+    let plain = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    all.push(new("proc", "/proc", plain, ""));
+    // An allow-list in place of sysfs: the topology that hwloc and OpenMP
+    // read, and the network's where the network is the node's.
+    all.push(new("tmpfs", "/sys", plain, "mode=755,size=64k"));
+    let mut shown = vec!["/sys/devices/system", "/sys/kernel/mm"];
+    if !case.request.network_none {
+        shown.extend(["/sys/class/net", "/sys/devices/virtual/net", "/sys/class/infiniband", "/sys/class/infiniband_verbs"]);
+    }
+    all.extend(shown.into_iter().map(|path| bind(path, path, true, true)));
+    all.push(new("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k"));
+    all.push(new("devpts", "/dev/pts", libc::MS_NOSUID | libc::MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"));
+    // MPI ranks talk through it: as much as the job may use at all.
+    let shm = case.request.shm_size.unwrap_or(case.memory());
+    let data = format!("mode=1777,size={shm}");
+    all.push(new("tmpfs", "/dev/shm", libc::MS_NOSUID | libc::MS_NODEV, &data));
+    all.push(new("mqueue", "/dev/mqueue", plain, ""));
+}
+
+/// The directories of the job's own, empty, and what of the caller's is
+/// brought in: home, working directory, an MPI launcher's files.
+fn own_directories(case: &Case<'_>, all: &mut Vec<Fixture>) {
+    all.extend([
+        directory("/tmp", 0o1777),
+        directory("/var/tmp", 0o1777),
+        directory("/run", 0o755),
+        directory("/run/lock", 0o1777),
+    ]);
+    let mut brought: Vec<String> = Vec::new();
+    if let Some(home) = case.person.home.as_ref().filter(|_| !case.request.no_home) {
+        let home = home.display().to_string();
+        if home == "/root" || !(SYSTEM.contains(&home.as_str()) || private(&home)) {
+            all.push(bind(&home, &home, false, true));
+            brought.push(home);
+        }
+    }
+    for path in case.launcher {
+        all.push(bind(path, path, false, true));
+        brought.push(path.clone());
+    }
+    if let Some(cwd) = case.cwd
+        && !seen(cwd, &brought)
+    {
+        all.push(bind(cwd, cwd, false, true));
+    }
+}
+
+fn private(path: &str) -> bool {
+    PRIVATE.contains(&path)
+}
+
+fn below(path: &str, parent: &str) -> bool {
+    path == parent || path.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/') || parent == "/")
+}
+
+/// Whether the working directory is inside anyway, or means the
+/// environment's own.
+fn seen(cwd: &str, brought: &[String]) -> bool {
+    let system = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/proc", "/sys", "/dev"];
+    SYSTEM.contains(&cwd)
+        || private(cwd)
+        || system.iter().any(|dir| below(cwd, dir))
+        || brought.iter().any(|dir| below(cwd, dir))
+}
+
+fn bind_of(source: &str, destination: &str, readonly: bool) -> Result<Fixture, Problem> {
+    let wrong = |what: &str| {
+        Problem::user(format!("--bind {source}:{destination}: {what}"))
+            .hint("write SRC[:DST[:ro]] with absolute paths")
+    };
+    if !source.starts_with('/') || !destination.starts_with('/') {
+        return Err(wrong("a path is not absolute"));
+    }
+    if destination.split('/').any(|part| part == "..") {
+        return Err(wrong("the destination climbs out with .."));
+    }
+    if destination.trim_matches('/').is_empty() {
+        return Err(wrong("the destination is the root itself"));
+    }
+    Ok(bind(source, destination, readonly, false))
+}
+
+/// The devices that every environment has (runtime-spec, "Default Devices").
+pub(super) fn devices() -> Vec<Device> {
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+        .into_iter()
+        .map(|(name, major, minor)| Device {
+            path: CText::lossy(format!("/dev/{name}")),
+            kind: libc::S_IFCHR,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        })
+        .collect()
+}
