@@ -75,7 +75,7 @@ impl One<'_> {
         let source = match bind {
             Some(recursive) => self.bind(dir, recursive, &options)?,
             None if fstype == "cgroup" => self.cgroup(&options),
-            None => self.new(fstype, &options, namespaces, facts)?,
+            None => self.fresh(fstype, &options, namespaces, facts)?,
         };
         self.proc(&destination, fstype, &source);
         let mut attributes = options.attributes;
@@ -168,7 +168,7 @@ impl One<'_> {
         MountSource::Cgroup
     }
 
-    fn new(
+    fn fresh(
         &mut self,
         fstype: &str,
         options: &Options,
