@@ -26,6 +26,7 @@ mod process;
 mod resources;
 mod root;
 mod seccomp;
+mod seccomp_newer;
 mod sysctl;
 #[cfg(test)]
 mod testing;
