@@ -65,24 +65,11 @@ pub enum Writes {
 #[derive(Debug, Clone, Serialize)]
 pub enum Fixture {
     Mount(Mount),
-    Directory {
-        path: CText,
-        mode: u32,
-    },
-    Symlink {
-        path: CText,
-        target: CText,
-    },
-    File {
-        path: CText,
-        contents: Vec<u8>,
-        mode: u32,
-    },
+    Directory { path: CText, mode: u32 },
+    Symlink { path: CText, target: CText },
+    File { path: CText, contents: Vec<u8>, mode: u32 },
     /// A file bound over an existing path, read-only (such as /proc/sys/kernel/random/boot_id).
-    Cover {
-        path: CText,
-        contents: Vec<u8>,
-    },
+    Cover { path: CText, contents: Vec<u8> },
 }
 
 /// One mount.
@@ -128,9 +115,7 @@ pub struct MountAttributes {
 }
 
 /// The kinds of namespaces(7), in the order in which they must be entered.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
 pub enum Kind {
     User,
     Cgroup,
