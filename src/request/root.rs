@@ -57,8 +57,9 @@ fn stays(dir: &Path, path: &Path, target: &Path) -> bool {
     if path.starts_with(dir) { target.starts_with(dir) } else { !path.is_symlink() }
 }
 
-/// Takes `.` and `..` out without asking the file system, as runc does.
-fn clean(path: &Path) -> PathBuf {
+/// Takes `.` and `..` out without asking the file system, as runc does with
+/// paths that are relative to the bundle.
+pub fn clean(path: &Path) -> PathBuf {
     let mut cleaned = PathBuf::from("/");
     for component in path.components() {
         match component {

@@ -27,6 +27,7 @@ mod process;
 mod resources;
 mod root;
 mod seccomp;
+mod seccomp_newer;
 mod sysctl;
 #[cfg(test)]
 mod testing;
@@ -275,5 +276,24 @@ mod tests {
         let (process, warnings) = check_process(&document, &around).unwrap();
         assert_eq!(process.user.uid, 1);
         assert!(warnings[0].starts_with("process.x: "), "{warnings:?}");
+    }
+
+    proptest::proptest! {
+        /// A byte of the default configuration changed or cut: whatever still
+        /// parses is checked without a panic.
+        #[test]
+        fn no_configuration_makes_a_check_panic(at in 0usize..3000, byte in 32u8..127, cut in 0usize..40) {
+            let mut text = default_config(For::default()).into_bytes();
+            let at = at % text.len();
+            text[at] = byte;
+            text.drain(at + 1..(at + 1 + cut).min(text.len()));
+            if let Ok((config, unknown)) =
+                crate::request::oci::parse(&text, std::path::Path::new("x"))
+            {
+                let bundle = Bundle::new("/none".into(), config, unknown);
+                let _ = check(&bundle, "c1", &facts());
+                let _ = check(&bundle, "c1", &user());
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::policy::CText;
 use crate::policy::spec::{Mount, MountAttributes, MountSource, Namespace, Namespaces};
 use crate::problem::Problem;
 use crate::request::oci::Bundle;
+use crate::request::root::clean;
 
 /// Files below /proc that may be covered: what lxcfs emulates, and what
 /// checkpointing needs (runc's list). A mount anywhere else in there could
@@ -75,7 +76,7 @@ impl One<'_> {
         let source = match bind {
             Some(recursive) => self.bind(dir, recursive, &options)?,
             None if fstype == "cgroup" => self.cgroup(&options),
-            None => self.new(fstype, &options, namespaces, facts)?,
+            None => self.fresh(fstype, &options, namespaces, facts)?,
         };
         self.proc(&destination, fstype, &source);
         let mut attributes = options.attributes;
@@ -147,12 +148,12 @@ impl One<'_> {
             self.refuse("options", format!("a bind mount has no file system option ({data})"));
         }
         self.whole_ignored(options);
-        let source = self.asked.source().as_deref().filter(|s| !s.as_os_str().is_empty());
+        let source = self.asked.source().as_ref().filter(|s| !s.as_os_str().is_empty());
         let Some(source) = source else {
             self.refuse("source", "a bind mount needs it");
             return None;
         };
-        let path = dir.join(source);
+        let path = if source.is_absolute() { source.clone() } else { clean(&dir.join(source)) };
         let path = self.found.text(format_args!("{}.source", self.field), &path.to_string_lossy());
         Some(MountSource::Bind { path, recursive })
     }
@@ -168,7 +169,7 @@ impl One<'_> {
         MountSource::Cgroup
     }
 
-    fn new(
+    fn fresh(
         &mut self,
         fstype: &str,
         options: &Options,
@@ -351,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_bind_has_attributes_and_a_source_in_the_bundle() {
-        let mount = mount(json!({"destination": "/a", "type": "none", "source": "data",
+        let mount = mount(json!({"destination": "/a", "type": "none", "source": "./x/../data",
             "options": ["rbind", "ro", "noatime"]}));
         let MountSource::Bind { path, recursive } = mount.source else { panic!("no bind") };
         assert_eq!((path, recursive), (CText::lossy("/bundle/data"), true));

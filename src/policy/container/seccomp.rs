@@ -13,6 +13,7 @@ use oci_spec::runtime::{
 };
 
 use super::findings::Findings;
+use super::seccomp_newer;
 use crate::policy::spec::Seccomp;
 use crate::problem::Problem;
 
@@ -33,7 +34,8 @@ const INSTRUCTION: usize = 8;
 ///
 /// As runc: a system call that libseccomp does not know is left out (with a
 /// warning), and so is a rule that says what the default says; comparisons of
-/// one argument with several values are alternatives.
+/// one argument with several values are alternatives; and what is newer than
+/// the profile does not exist ([`seccomp_newer`]).
 pub(super) fn check(asked: &Asked, found: &mut Findings) -> Option<Seccomp> {
     listener(asked, found);
     let flags = flags(asked, found);
@@ -245,8 +247,11 @@ fn compile(asked: &Asked, default: ScmpAction, rules: &[Rule]) -> Result<Vec<u8>
             .add_rule_conditional(rule.action, rule.syscall, &rule.comparisons)
             .map_err(|e| failed(&rule.field, &e))?;
     }
-    export(&filter)
-        .map_err(|e| Problem::ours(format!("linux.seccomp: the filter was not written: {e}")))
+    let mut program = seccomp_newer::stub(asked, default);
+    let exported = export(&filter)
+        .map_err(|e| Problem::ours(format!("linux.seccomp: the filter was not written: {e}")))?;
+    program.extend(exported);
+    Ok(program)
 }
 
 /// libseccomp before 2.6 writes only to a descriptor.
@@ -260,7 +265,7 @@ fn export(filter: &ScmpFilterContext) -> std::io::Result<Vec<u8>> {
     Ok(program)
 }
 
-fn architecture(arch: Arch) -> ScmpArch {
+pub(super) fn architecture(arch: Arch) -> ScmpArch {
     match arch {
         Arch::ScmpArchNative => ScmpArch::Native,
         Arch::ScmpArchX86 => ScmpArch::X86,
@@ -289,9 +294,9 @@ fn architecture(arch: Arch) -> ScmpArch {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
-    use super::super::testing::{assert_problems, checked, facts};
+    use super::super::testing::{assert_problems, checked, facts, run_bpf};
     use super::*;
     use serde_json::{Value, json};
 
@@ -309,39 +314,8 @@ mod tests {
         checked(with(seccomp), &facts()).spec.seccomp.unwrap()
     }
 
-    /// Runs a classic BPF program as the kernel does on a `struct
-    /// seccomp_data`: number, architecture, instruction pointer, arguments.
-    fn run(program: &[u8], arch: u32, number: i64, args: [u64; 6]) -> u32 {
-        let mut data = Vec::new();
-        data.extend((number as u32).to_le_bytes());
-        data.extend(arch.to_le_bytes());
-        data.extend([0; 8]);
-        args.iter().for_each(|arg| data.extend(arg.to_le_bytes()));
-        let (mut at, mut a) = (0, 0u32);
-        loop {
-            let i = &program[at * 8..at * 8 + 8];
-            let code = u16::from_le_bytes([i[0], i[1]]);
-            let k = u32::from_le_bytes([i[4], i[5], i[6], i[7]]);
-            let mut jump = |yes: bool| at += usize::from(if yes { i[2] } else { i[3] });
-            match code {
-                0x20 => {
-                    let from = k as usize;
-                    a = u32::from_le_bytes(data[from..from + 4].try_into().unwrap());
-                }
-                0x54 => a &= k,
-                0x05 => at += k as usize,
-                0x15 => jump(a == k),
-                0x25 => jump(a > k),
-                0x35 => jump(a >= k),
-                0x06 => return k,
-                other => panic!("instruction {other:#x}"),
-            }
-            at += 1;
-        }
-    }
-
     fn native(filter: &Seccomp, number: i64, args: [u64; 6]) -> u32 {
-        run(&filter.program, X86_64, number, args)
+        run_bpf(&filter.program, X86_64, number, args)
     }
 
     #[test]
@@ -365,7 +339,7 @@ mod tests {
         ] {
             assert_eq!(native(&filter, number, [0; 6]), verdict, "{number}");
         }
-        assert_eq!(run(&filter.program, I386, 3, [0; 6]), KILL_THREAD);
+        assert_eq!(run_bpf(&filter.program, I386, 3, [0; 6]), KILL_THREAD);
         assert_eq!(filter.flags, FLAG_SPEC_ALLOW);
         assert_eq!(filter.program.len() % INSTRUCTION, 0);
     }
@@ -417,8 +391,8 @@ mod tests {
             "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}]
         }));
         // mount is 21 there.
-        assert_eq!(run(&filter.program, I386, 21, [0; 6]), ERRNO | 1);
-        assert_eq!(run(&filter.program, I386, 3, [0; 6]), ALLOW);
+        assert_eq!(run_bpf(&filter.program, I386, 21, [0; 6]), ERRNO | 1);
+        assert_eq!(run_bpf(&filter.program, I386, 3, [0; 6]), ALLOW);
         assert_eq!(filter.flags, FLAG_LOG);
     }
 

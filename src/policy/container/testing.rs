@@ -95,3 +95,35 @@ pub(super) fn assert_problems(cases: &[(Value, &[&str])]) {
         }
     }
 }
+
+/// Runs a classic BPF program as the kernel does on a `struct
+/// seccomp_data`: number, architecture, instruction pointer, arguments.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn run_bpf(program: &[u8], arch: u32, number: i64, args: [u64; 6]) -> u32 {
+    let mut data = Vec::new();
+    data.extend((number as u32).to_le_bytes());
+    data.extend(arch.to_le_bytes());
+    data.extend([0; 8]);
+    args.iter().for_each(|arg| data.extend(arg.to_le_bytes()));
+    let (mut at, mut a) = (0, 0u32);
+    loop {
+        let i = &program[at * 8..at * 8 + 8];
+        let code = u16::from_le_bytes([i[0], i[1]]);
+        let k = u32::from_le_bytes([i[4], i[5], i[6], i[7]]);
+        let mut jump = |yes: bool| at += usize::from(if yes { i[2] } else { i[3] });
+        match code {
+            0x20 => {
+                let from = k as usize;
+                a = u32::from_le_bytes(data[from..from + 4].try_into().unwrap());
+            }
+            0x54 => a &= k,
+            0x05 => at += k as usize,
+            0x15 => jump(a == k),
+            0x25 => jump(a > k),
+            0x35 => jump(a >= k),
+            0x06 => return k,
+            other => panic!("instruction {other:#x}"),
+        }
+        at += 1;
+    }
+}
