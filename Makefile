@@ -27,6 +27,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 build: $(binary) ## the release binary, static: target/denovo
+	@:
 
 $(binary): $(sources)
 	@scripts/setup build
