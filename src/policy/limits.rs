@@ -44,7 +44,7 @@ pub struct Memory {
 }
 
 /// One line of a device list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct DeviceRule {
     pub allow: bool,
     pub kind: DeviceKind,
@@ -56,7 +56,7 @@ pub struct DeviceRule {
     pub mknod: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub enum DeviceKind {
     All,
     Char,

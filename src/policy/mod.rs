@@ -1,6 +1,7 @@
 //! Decides: what was asked (a request) and what the node is (facts) become a
 //! checked [`spec::Spec`], or every reason why not, at once.
 
+pub mod container;
 pub mod limits;
 pub mod spec;
 pub mod text;

@@ -4,7 +4,7 @@
 //! every number is in range, every name was looked up. An OCI config.json and
 //! a job request both end as a [`Spec`]; the plan is made from nothing else.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::text::CText;
 
@@ -65,11 +65,41 @@ pub enum Writes {
 #[derive(Debug, Clone, Serialize)]
 pub enum Fixture {
     Mount(Mount),
-    Directory { path: CText, mode: u32 },
-    Symlink { path: CText, target: CText },
-    File { path: CText, contents: Vec<u8>, mode: u32 },
+    Directory {
+        path: CText,
+        mode: u32,
+    },
+    Symlink {
+        path: CText,
+        target: CText,
+    },
+    File {
+        path: CText,
+        contents: Vec<u8>,
+        mode: u32,
+    },
+    /// A directory of the node seen through an overlay: some of its entries
+    /// hidden, some files of its own on top.
+    Layered {
+        path: CText,
+        lower: CText,
+        hide: Vec<CText>,
+        files: Vec<LayeredFile>,
+    },
     /// A file bound over an existing path, read-only (such as /proc/sys/kernel/random/boot_id).
-    Cover { path: CText, contents: Vec<u8> },
+    Cover {
+        path: CText,
+        contents: Vec<u8>,
+    },
+}
+
+/// A file on top of a [`Fixture::Layered`] directory.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayeredFile {
+    /// Without a slash.
+    pub name: CText,
+    pub contents: Vec<u8>,
+    pub mode: u32,
 }
 
 /// One mount.
@@ -115,7 +145,7 @@ pub struct MountAttributes {
 }
 
 /// The kinds of namespaces(7), in the order in which they must be entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     User,
     Cgroup,
@@ -197,7 +227,7 @@ pub struct Device {
 }
 
 /// The process to run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Process {
     /// At least one.
     pub args: Vec<CText>,
@@ -216,7 +246,7 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     pub uid: u32,
     pub gid: u32,
@@ -225,7 +255,7 @@ pub struct User {
 }
 
 /// The five sets of capabilities(7), as bit masks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     pub bounding: u64,
     pub effective: u64,
@@ -234,7 +264,7 @@ pub struct Capabilities {
     pub ambient: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
     /// `RLIMIT_*` of getrlimit(2).
     pub resource: u32,
@@ -279,7 +309,7 @@ pub struct Hooks {
     pub poststop: Vec<Hook>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
     pub path: CText,
     /// With `argv[0]`.

@@ -1,0 +1,179 @@
+//! The command line: from argv to an exit code.
+
+mod job;
+mod node;
+mod oci;
+pub mod say;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::record::base;
+use crate::record::container::Store;
+use crate::supervise::container::Refusal;
+use say::Voice;
+
+/// One fresh machine per job on a shared compute node.
+#[derive(Debug, Parser)]
+#[command(name = "denovo", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options before the verb, as callers of OCI runtimes give them.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where records are kept [default: /run/denovo, for a user $XDG_RUNTIME_DIR/denovo]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Also write messages to this file
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Form of the messages in that file
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+    /// Accepted for callers of runc; denovo has no more to tell
+    #[arg(long, hide = true)]
+    debug: bool,
+    /// Accepted for callers of runc; denovo finds out by itself
+    #[arg(long, hide = true, value_name = "BOOL")]
+    rootless: Option<String>,
+    /// Use systemd for control groups (not supported yet)
+    #[arg(long, hide = true)]
+    systemd_cgroup: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Create a container; its process waits for start
+    Create(oci::Create),
+    /// Let a created container's process go
+    Start(oci::Id),
+    /// Print a container's state as JSON
+    State(oci::Id),
+    /// Send a signal to a container
+    Kill(oci::Kill),
+    /// Remove a container that has ended
+    Delete(oci::Delete),
+    /// Create and start a container
+    Run(oci::Run),
+    /// Execute a process in a running container
+    Exec(oci::Exec),
+    /// List containers
+    #[command(visible_alias = "ls")]
+    List(oci::List),
+    /// Write a default config.json
+    Spec(oci::SpecVerb),
+    /// Environments of jobs: one per job and node, joined by every rank
+    #[command(subcommand)]
+    Job(job::Verb),
+    /// The node: facts, and cleaning up after crashes
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// Print what a command would do, step by step, without doing it
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// The command, without `denovo`
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "COMMAND"
+    )]
+    command: Vec<OsString>,
+}
+
+/// What every verb gets beside its own arguments.
+pub struct Context {
+    pub global: Global,
+    pub voice: Voice,
+    /// Print the plan, do nothing.
+    pub explain: bool,
+}
+
+impl Context {
+    /// The containers of `--root` or of the caller.
+    pub fn containers(&self) -> Store {
+        let own = || base::base(nix::unistd::geteuid().as_raw()).join("containers");
+        Store::new(self.global.root.clone().unwrap_or_else(own))
+    }
+
+    /// The base directory for everything else.
+    pub fn base(&self) -> PathBuf {
+        self.global.root.clone().unwrap_or_else(|| base::base(nix::unistd::geteuid().as_raw()))
+    }
+
+    pub fn print_plan(&self, lines: &[String]) {
+        for (number, line) in lines.iter().enumerate() {
+            println!("{:3}  {line}", number + 1);
+        }
+    }
+}
+
+/// Runs the command line; gives the exit code.
+pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
+    let cli = match Cli::try_parse_from(argv) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { 125 } else { 0 };
+        }
+    };
+    dispatch(cli, false)
+}
+
+fn dispatch(cli: Cli, explain: bool) -> i32 {
+    let voice = Voice { file: cli.global.log.clone(), json: cli.global.log_format == "json" };
+    let context = Context { global: cli.global, voice, explain };
+    if context.global.systemd_cgroup {
+        let problem =
+            crate::problem::Problem::user("--systemd-cgroup: not supported yet by denovo")
+                .hint("leave it out: denovo makes its control groups itself");
+        context.voice.problems(&[problem]);
+        return 125;
+    }
+    let result = match cli.verb {
+        Verb::Create(args) => oci::create(&context, &args),
+        Verb::Start(args) => oci::start(&context, &args),
+        Verb::State(args) => oci::state(&context, &args),
+        Verb::Kill(args) => oci::kill(&context, &args),
+        Verb::Delete(args) => oci::delete(&context, &args),
+        Verb::Run(args) => oci::run(&context, &args),
+        Verb::Exec(args) => oci::exec(&context, &args),
+        Verb::List(args) => oci::list(&context, &args),
+        Verb::Spec(args) => oci::spec(&context, &args),
+        Verb::Job(verb) => job::run(&context, verb),
+        Verb::Node(verb) => node::run(&context, verb),
+        Verb::Explain(args) => return explained(&context, args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(Refusal { problems, code }) => {
+            context.voice.problems(&problems);
+            code
+        }
+    }
+}
+
+/// Parses the rest as a command line of its own, to be explained.
+fn explained(context: &Context, args: Explain) -> i32 {
+    let argv = std::iter::once(OsString::from("denovo")).chain(args.command);
+    match Cli::try_parse_from(argv) {
+        Ok(mut cli) => {
+            cli.global.root = cli.global.root.or_else(|| context.global.root.clone());
+            dispatch(cli, true)
+        }
+        Err(error) => {
+            let _ = error.print();
+            if error.use_stderr() { 125 } else { 0 }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! How processes get into the groups.
+//!
+//! Writing a process number into `cgroup.procs` waits for a grace period of
+//! the kernel, about 10 ms for each hierarchy. A single-threaded process that
+//! moves itself by writing `0` to v1's `tasks` does not (Linux 5.14 and
+//! later), nor does one that is born in its v2 group (`CLONE_INTO_CGROUP`,
+//! clone(2), Linux 5.7). So the files are opened before the clone, and the
+//! child goes through them.
+
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::unistd::{Uid, geteuid, seteuid};
+
+use super::CgroupError;
+use super::directory::Directory;
+use crate::plan::cgroup::{CgroupPlan, Version};
+
+/// Open ways into the groups of one environment; all close-on-exec.
+#[derive(Debug)]
+pub struct Doors {
+    /// `tasks` of each v1 group, to write `0` to.
+    pub v1_tasks: Vec<OwnedFd>,
+    /// The v2 group's directory, for `CLONE_INTO_CGROUP`.
+    pub v2_dir: Option<OwnedFd>,
+}
+
+/// Opens the ways into the groups of `plan`, which must have been made.
+///
+/// With `opener` the v1 files are opened with that effective uid. The kernel
+/// asks for the rights of who opened the file, not of who writes to it (since
+/// 5.16): a file that root opened lets its holder move any process, so what is
+/// handed to a user must be opened with that user's uid (and the groups be
+/// delegated to it). Only a single-threaded caller should give one: the
+/// effective uid is changed for a moment.
+///
+/// # Errors
+/// [`CgroupError`] when a group is gone or the opener may not write to it.
+pub fn open_doors(plan: &CgroupPlan, opener: Option<u32>) -> Result<Doors, CgroupError> {
+    let mut groups = Vec::new();
+    let mut v2_dir = None;
+    for group in &plan.groups {
+        let directory = Directory::open(&group.at)?;
+        match group.at.version {
+            Version::V1 => groups.push(directory),
+            Version::V2 => v2_dir = Some(directory.into_fd()),
+        }
+    }
+    let _acting = opener.map(ActingAs::new).transpose()?;
+    let v1_tasks = groups.iter().map(|g| g.open_file("tasks", "0")).collect::<Result<_, _>>()?;
+    Ok(Doors { v1_tasks, v2_dir })
+}
+
+/// Another effective uid until it is dropped.
+struct ActingAs {
+    before: Uid,
+}
+
+impl ActingAs {
+    fn new(uid: u32) -> Result<Self, CgroupError> {
+        let before = geteuid();
+        seteuid(Uid::from_raw(uid)).map_err(|errno| CgroupError::Act { uid, errno })?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for ActingAs {
+    fn drop(&mut self) {
+        if seteuid(self.before).is_err() {
+            // To go on with the wrong rights would be worse.
+            std::process::abort();
+        }
+    }
+}
+
+/// Moves a process with all its threads into every group of `plan`: the slow
+/// way, for a process that cannot go through the [`Doors`] itself.
+///
+/// # Errors
+/// [`CgroupError`] with the group that refused; `ESRCH` when there is no
+/// process `pid`. It is then in the groups before that one.
+pub fn place(plan: &CgroupPlan, pid: i32) -> Result<(), CgroupError> {
+    if pid <= 0 {
+        // 0 would move the caller.
+        let path = "cgroup.procs".into();
+        return Err(CgroupError::Write { path, value: pid.to_string(), errno: Errno::ESRCH });
+    }
+    for group in &plan.groups {
+        Directory::open(&group.at)?.write("cgroup.procs", &pid.to_string())?;
+    }
+    Ok(())
+}

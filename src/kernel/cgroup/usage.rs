@@ -1,0 +1,153 @@
+//! What an environment has used.
+//!
+//! `MemController::memory_stat` of cgroups-rs is not used: it gives 0 for what
+//! it could not read, and panics on an empty memory.numa_stat. A receipt must
+//! tell nothing from unknown.
+
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::pid::PidController;
+use serde::{Deserialize, Serialize};
+
+use super::directory::Directory;
+use crate::plan::cgroup::{CgroupPlan, Group, Version};
+
+/// Statistics of an environment; `None` where this node does not count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Nanoseconds of CPU time.
+    pub cpu_ns: Option<u64>,
+    pub cpu_user_ns: Option<u64>,
+    pub cpu_system_ns: Option<u64>,
+    /// Periods of the CPU quota, those in which it was used up, and the
+    /// nanoseconds spent waiting for the next one.
+    pub cpu_periods: Option<u64>,
+    pub cpu_throttled_periods: Option<u64>,
+    pub cpu_throttled_ns: Option<u64>,
+    /// Bytes, page cache included.
+    pub memory: Option<u64>,
+    pub memory_peak: Option<u64>,
+    /// How often the memory limit was reached, whether or not reclaim helped.
+    pub memory_limit_hits: Option<u64>,
+    /// Processes that the kernel killed because memory ran out.
+    pub oom_kills: Option<u64>,
+    /// Bytes of swap (v2), or of memory and swap together (v1), at most.
+    pub swap_peak: Option<u64>,
+    pub pids: Option<u64>,
+    pub pids_peak: Option<u64>,
+    /// Forks that the process limit refused.
+    pub pids_limit_hits: Option<u64>,
+}
+
+/// Reads what the groups of `plan` have used. A group that is gone, or a
+/// statistic that this kernel does not keep, leaves its fields `None`.
+pub fn usage(plan: &CgroupPlan) -> Usage {
+    let mut usage = Usage::default();
+    // Kept open: two controllers of cgroups-rs go by its descriptor.
+    let open = |group: &Group| Directory::open(&group.at).ok();
+    if let Some(group) = plan.with("cpuacct").and_then(open) {
+        usage.cpu_time_v1(&group);
+    }
+    if let Some(group) = plan.v2().and_then(open) {
+        usage.cpu_time_v2(&group);
+    }
+    if let Some(group) = plan.with("cpu").and_then(open) {
+        usage.throttling(&group);
+    }
+    if let Some(group) = plan.with("memory").and_then(open) {
+        match group.version {
+            Version::V1 => usage.memory_v1(&group),
+            Version::V2 => usage.memory_v2(&group),
+        }
+    }
+    if let Some(group) = plan.with("pids").and_then(open) {
+        usage.pids(&group);
+    }
+    usage
+}
+
+impl Usage {
+    /// Kernel document cgroup-v1/cpuacct.
+    fn cpu_time_v1(&mut self, group: &Directory) {
+        self.cpu_ns = number(group, "cpuacct.usage");
+        self.cpu_user_ns = number(group, "cpuacct.usage_user");
+        self.cpu_system_ns = number(group, "cpuacct.usage_sys");
+    }
+
+    /// These are there without the cpu controller too (kernel document
+    /// cgroup-v2, "CPU Interface Files"), so also on a hybrid node.
+    fn cpu_time_v2(&mut self, group: &Directory) {
+        let Ok(text) = group.read("cpu.stat") else { return };
+        let ns = |name| keyed(&text, name).and_then(|us| us.checked_mul(1000));
+        self.cpu_ns = self.cpu_ns.or_else(|| ns("usage_usec"));
+        self.cpu_user_ns = self.cpu_user_ns.or_else(|| ns("user_usec"));
+        self.cpu_system_ns = self.cpu_system_ns.or_else(|| ns("system_usec"));
+    }
+
+    /// Kernel document scheduler/sched-bwc, "Statistics".
+    fn throttling(&mut self, group: &Directory) {
+        let path = group.proc_path();
+        let text = CpuController::new(path.clone(), path, group.version == Version::V2).cpu().stat;
+        self.cpu_periods = keyed(&text, "nr_periods");
+        self.cpu_throttled_periods = keyed(&text, "nr_throttled");
+        self.cpu_throttled_ns = keyed(&text, "throttled_time")
+            .or_else(|| keyed(&text, "throttled_usec").and_then(|us| us.checked_mul(1000)));
+    }
+
+    /// Kernel document cgroup-v1/memory.
+    fn memory_v1(&mut self, group: &Directory) {
+        self.memory = number(group, "memory.usage_in_bytes");
+        self.memory_peak = number(group, "memory.max_usage_in_bytes");
+        self.memory_limit_hits = number(group, "memory.failcnt");
+        self.swap_peak = number(group, "memory.memsw.max_usage_in_bytes");
+        self.oom_kills = oom_kills_v1(group);
+    }
+
+    fn memory_v2(&mut self, group: &Directory) {
+        self.memory = number(group, "memory.current");
+        self.memory_peak = number(group, "memory.peak");
+        self.swap_peak = number(group, "memory.swap.peak");
+        if let Ok(events) = group.read("memory.events") {
+            self.memory_limit_hits = keyed(&events, "max");
+            self.oom_kills = keyed(&events, "oom_kill");
+        }
+    }
+
+    /// Kernel document cgroup-v1/pids; the files have the same names in v2.
+    fn pids(&mut self, group: &Directory) {
+        let path = group.proc_path();
+        let controller = PidController::new(path.clone(), path, group.version == Version::V2);
+        self.pids = controller.get_pid_current().ok();
+        self.pids_limit_hits = controller.get_pid_events().ok();
+        self.pids_peak = number(group, "pids.peak");
+    }
+}
+
+/// v1 counts a kill only in the very group of the process, so the groups below
+/// are added.
+fn oom_kills_v1(group: &Directory) -> Option<u64> {
+    let own = keyed(&group.read("memory.oom_control").ok()?, "oom_kill")?;
+    let below = group.groups().unwrap_or_default();
+    let below = below.iter().filter_map(|name| oom_kills_v1(&group.below(name).ok()?));
+    Some(own + below.sum::<u64>())
+}
+
+fn number(group: &Directory, file: &str) -> Option<u64> {
+    group.read(file).ok()?.trim().parse().ok()
+}
+
+/// The number after `name` in a file of `name number` lines.
+fn keyed(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_whole_words() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(keyed(text, "oom_kill"), Some(3));
+        assert_eq!(keyed(text, "oom"), None);
+    }
+}

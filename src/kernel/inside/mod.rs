@@ -1,0 +1,259 @@
+//! Carries out the steps inside, in the child of the clone.
+//!
+//! Nothing here allocates on the way: the child is a fork of a process whose
+//! plan is complete, and reports a failure as step, errno and call.
+
+mod become_process;
+mod hooks;
+mod place;
+mod root;
+mod seal;
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::channel::{Channel, Word};
+use super::{files, sys};
+use crate::plan::inside::Inside;
+use crate::policy::text::CText;
+
+pub use place::write_fd_path;
+
+/// A system call that failed: which, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    pub call: &'static str,
+    pub errno: Errno,
+}
+
+/// Names the call of a failed result.
+pub trait Named<T> {
+    /// # Errors
+    /// The errno of `self` with the name of the call.
+    fn named(self, call: &'static str) -> Result<T, Fault>;
+}
+
+impl<T> Named<T> for Result<T, Errno> {
+    fn named(self, call: &'static str) -> Result<T, Fault> {
+        self.map_err(|errno| Fault { call, errno })
+    }
+}
+
+/// What a process is executed with, in the form that execve(2) takes.
+pub struct Executable<'a> {
+    pub candidates: &'a [CText],
+    pub argv: sys::PointerList,
+    pub envp: sys::PointerList,
+}
+
+/// What the child brings along from its parent's preparations.
+pub struct Child<'a> {
+    pub channel: &'a Channel,
+    pub v1_doors: &'a [OwnedFd],
+    pub executable: Option<&'a Executable<'a>>,
+    pub seccomp: Option<(&'a [u8], u32)>,
+    /// Listening socket that `start` connects to.
+    pub start: Option<&'a OwnedFd>,
+    /// Descriptors from 3 on that the process inherits (`--preserve-fds`);
+    /// `None`: all that the caller left open across exec.
+    pub preserve: Option<u32>,
+    /// Signals that the process has blocked when it starts.
+    pub mask: nix::sys::signal::SigSet,
+    /// The process is killed when the one that waits for it dies.
+    pub die_with_parent: bool,
+    root: Option<OwnedFd>,
+    /// Holds the upper layers of overlays, outside the root.
+    base: Option<OwnedFd>,
+    layers: u32,
+    /// Whether the environment runs already and this process only enters it.
+    pub entering: bool,
+    null: Option<OwnedFd>,
+    found: usize,
+    starter: Option<OwnedFd>,
+}
+
+impl<'a> Child<'a> {
+    pub fn new(channel: &'a Channel, v1_doors: &'a [OwnedFd]) -> Self {
+        Self {
+            channel,
+            v1_doors,
+            executable: None,
+            seccomp: None,
+            start: None,
+            preserve: None,
+            mask: nix::sys::signal::SigSet::empty(),
+            die_with_parent: false,
+            root: None,
+            base: None,
+            layers: 0,
+            entering: false,
+            null: None,
+            found: 0,
+            starter: None,
+        }
+    }
+
+    /// Takes every step; comes back only when the last one is
+    /// [`Inside::Init`], or with the index of the one that failed.
+    ///
+    /// # Errors
+    /// The step's index and the call that failed.
+    pub fn carry_out(&mut self, steps: &[Inside]) -> Result<(), (usize, Fault)> {
+        for (index, step) in steps.iter().enumerate() {
+            self.take(step).map_err(|fault| (index, fault))?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, step: &Inside) -> Result<(), Fault> {
+        match step {
+            Inside::EnterGroups => self.enter_groups(),
+            Inside::NewCgroupNamespace => unshare(libc::CLONE_NEWCGROUP),
+            Inside::NewClocks(clocks) => super::clocks::unshare(clocks),
+            Inside::BecomeSetupUser { uid, gid } => become_process::setup_user(*uid, *gid),
+            Inside::NewSession => become_process::new_session(),
+            Inside::NewKeyring(name) => become_process::new_keyring(name),
+            Inside::Detach(flags) => {
+                sys::mount(None, c"/", None, *flags, None).named("mount propagation of /")
+            }
+            Inside::RootDirectory { path } => self.root_directory(path),
+            Inside::RootOverlay { lower, writes, anchor } => {
+                self.root_overlay(lower, writes, anchor)
+            }
+            Inside::RootEmpty { writes, anchor } => self.root_empty(writes, anchor),
+            Inside::Put(fixture) => self.put(fixture),
+            Inside::MakeDevice(device) => self.make_device(device),
+            Inside::BindDevice(device) => self.bind_device(device),
+            Inside::DeviceLinks => self.device_links(),
+            Inside::Console { rows, columns } => self.console(*rows, *columns),
+            Inside::RuntimeHooks => self.runtime_hooks(),
+            Inside::ContainerHooks(list) | Inside::StartHooks(list) => {
+                hooks::run(self.channel, list)
+            }
+            Inside::Loopback => become_process::loopback(),
+            Inside::Hostname(name) => nix::unistd::sethostname(name.as_path()).named("sethostname"),
+            Inside::Domainname(name) => become_process::domainname(name),
+            Inside::Sysctl { path, value } => seal::sysctl(path, value),
+            Inside::ReadonlyPath(path) => self.readonly_path(path),
+            Inside::MaskedPath(path) => self.masked_path(path),
+            Inside::ReadonlyRoot => self.readonly_root(),
+            Inside::PivotRoot => self.pivot_root(),
+            Inside::Chroot => self.chroot(),
+            Inside::RootPropagation(flags) => {
+                sys::mount(None, c"/", None, *flags, None).named("mount propagation of the root")
+            }
+            Inside::OomScore(score) => seal::oom_score(*score),
+            Inside::Rlimit(limit) => {
+                sys::setrlimit(limit.resource, limit.soft, limit.hard).named("setrlimit")
+            }
+            Inside::Affinity(cpus) => become_process::affinity(cpus),
+            Inside::Umask(mask) => become_process::umask(*mask),
+            Inside::NoNewPrivileges => {
+                sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).named("prctl(NO_NEW_PRIVS)").map(drop)
+            }
+            Inside::Become { user, capabilities } => {
+                become_process::become_user(user, capabilities.as_ref())
+            }
+            Inside::Seccomp => {
+                let (program, flags) = self.seccomp.unwrap_or((&[], 0));
+                sys::seccomp(program, flags).named("seccomp")
+            }
+            Inside::WorkingDirectory(path) => become_process::working_directory(path),
+            Inside::FindProgram => self.find_program(),
+            Inside::AwaitStart => self.await_start(),
+            Inside::Exec(_) => self.exec().map(|never| match never {}),
+            Inside::Init => Ok(()),
+        }
+    }
+
+    /// See [`Inside::EnterGroups`]: "0" is the writer itself.
+    fn enter_groups(&self) -> Result<(), Fault> {
+        for door in self.v1_doors {
+            nix::unistd::write(door, b"0").named("write to the cgroup's tasks file")?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or(Fault { call: "root", errno: Errno::EBADF })
+    }
+
+    /// The parent runs hooks in its own namespaces and answers when done.
+    fn runtime_hooks(&self) -> Result<(), Fault> {
+        self.channel.say(Word::RunHooks).named("send")?;
+        self.channel.expect(Word::Go).named("wait for the runtime's hooks")
+    }
+
+    fn await_start(&mut self) -> Result<(), Fault> {
+        let Some(listener) = self.start else {
+            return Err(Fault { call: "start socket", errno: Errno::EBADF });
+        };
+        self.channel.say(Word::Created).named("send")?;
+        self.starter = Some(super::channel::accept(listener).named("accept a start")?);
+        Ok(())
+    }
+
+    /// The connection of the `start` that this process was released by.
+    pub fn starter(&self) -> Option<&OwnedFd> {
+        self.starter.as_ref()
+    }
+
+    /// Finds the program before `create` reports success, as callers expect
+    /// its absence to be create's error.
+    fn find_program(&mut self) -> Result<(), Fault> {
+        let Some(executable) = self.executable else { return Ok(()) };
+        let mut worst = Errno::ENOENT;
+        for (index, candidate) in executable.candidates.iter().enumerate() {
+            match become_process::executable(candidate) {
+                Ok(()) => {
+                    self.found = index;
+                    return Ok(());
+                }
+                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                Err(errno) => worst = errno,
+            }
+        }
+        Err(Fault { call: "exec", errno: worst })
+    }
+
+    fn exec(&self) -> Result<Infallible, Fault> {
+        let Some(executable) = self.executable else {
+            return Err(Fault { call: "exec", errno: Errno::EINVAL });
+        };
+        if let Some(count) = self.preserve {
+            sys::cloexec_from(3 + count).named("close_range")?;
+        }
+        if self.die_with_parent {
+            // Set last: a change of ids clears it.
+            sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
+                .named("prctl(PDEATHSIG)")?;
+        }
+        become_process::default_signals(&self.mask);
+        let mut worst = Errno::ENOENT;
+        for candidate in &executable.candidates[self.found..] {
+            match sys::execve(candidate.as_c_str(), &executable.argv, &executable.envp) {
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                errno => {
+                    worst = errno;
+                    if errno != Errno::EACCES {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(Fault { call: "exec", errno: worst })
+    }
+}
+
+fn unshare(flags: i32) -> Result<(), Fault> {
+    nix::sched::unshare(nix::sched::CloneFlags::from_bits_retain(flags)).named("unshare")
+}
+
+/// An existing directory or file outside, without following it anywhere else.
+fn open_path(path: &CText) -> Result<OwnedFd, Fault> {
+    use nix::fcntl::{OFlag, open};
+    open(path.as_c_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+        .named("open")
+}

@@ -1,0 +1,409 @@
+//! Puts things into the root: mounts, files, links, devices, the terminal.
+//!
+//! Every path is opened below the root's descriptor with `RESOLVE_IN_ROOT`
+//! and used by descriptor from then on, so that a link in an untrusted root
+//! leads nowhere outside of it, however it changes meanwhile.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+
+use super::{Child, Fault, Named, files, sys};
+use crate::policy::spec::{Device, Fixture, Mount, MountSource};
+use crate::policy::text::CText;
+
+/// What is to stand at a mount's destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    Directory,
+    File,
+}
+
+/// `/proc/self/fd/N`: a path that leads to what the descriptor is open on,
+/// through the node's own /proc (the child still has it until pivot_root).
+pub fn write_fd_path<'b>(buffer: &'b mut [u8; 32], fd: BorrowedFd<'_>) -> &'b CStr {
+    let mut text = super::root::Buffer::new();
+    text.push(b"/proc/self/fd/");
+    text.push_number(fd.as_raw_fd() as u64);
+    let bytes = text.bytes();
+    buffer[..bytes.len()].copy_from_slice(bytes);
+    CStr::from_bytes_until_nul(buffer).unwrap_or(c"/proc/self/fd/")
+}
+
+/// `MOUNT_ATTR_*` on a mount, also before Linux 5.12.
+pub(super) fn set_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    recursive: bool,
+) -> Result<(), Fault> {
+    match sys::mount_setattr(mount, set, clear, recursive) {
+        Err(Errno::ENOSYS) if !recursive => remount(mount, set),
+        result => result.named("mount_setattr"),
+    }
+}
+
+fn remount(mount: BorrowedFd<'_>, set: u64) -> Result<(), Fault> {
+    let pairs = [
+        (libc::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
+        (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
+        (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
+        (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
+    ];
+    let flags: u64 = pairs.iter().filter(|(a, _)| set & a != 0).map(|(_, f)| f).sum();
+    let mut path = [0; 32];
+    let target = write_fd_path(&mut path, mount);
+    sys::mount(None, target, None, libc::MS_REMOUNT | libc::MS_BIND | flags, None).named("remount")
+}
+
+impl Child<'_> {
+    pub(super) fn put(&mut self, fixture: &Fixture) -> Result<(), Fault> {
+        match fixture {
+            Fixture::Mount(mount) => self.put_mount(mount),
+            Fixture::Directory { path, mode } => {
+                let dir = self.make_target(path.as_c_str(), Target::Directory)?;
+                files::chmod(dir.as_fd(), *mode).named("chmod")
+            }
+            Fixture::Symlink { path, target } => {
+                let (parent, name) = self.open_parent(path.as_c_str())?;
+                match files::symlink(target.as_c_str(), parent.as_fd(), name) {
+                    Ok(()) | Err(Errno::EEXIST) => Ok(()),
+                    Err(errno) => Err(Fault { call: "symlink", errno }),
+                }
+            }
+            Fixture::File { path, contents, mode } => self.put_file(path, contents, *mode),
+            Fixture::Layered { path, lower, hide, files } => {
+                self.put_layered(path, lower, hide, files)
+            }
+            Fixture::Cover { path, contents } => self.cover(path, contents),
+        }
+    }
+
+    fn put_mount(&mut self, mount: &Mount) -> Result<(), Fault> {
+        match &mount.source {
+            MountSource::Bind { path, recursive } => self.put_bind(mount, path, *recursive),
+            MountSource::New { .. } => self.put_new(mount),
+            // The plan has expanded it (plan::cgroup_mounts).
+            MountSource::Cgroup => Err(Fault { call: "cgroup mount", errno: Errno::EINVAL }),
+        }?;
+        if mount.propagation.is_empty() {
+            return Ok(());
+        }
+        let at = self.open_in_root(mount.destination.as_c_str(), libc::O_PATH, 0)?;
+        let mut path = [0; 32];
+        let target = write_fd_path(&mut path, at.as_fd());
+        for flags in &mount.propagation {
+            sys::mount(None, target, None, *flags, None).named("mount propagation")?;
+        }
+        Ok(())
+    }
+
+    fn put_bind(&mut self, mount: &Mount, source: &CText, recursive: bool) -> Result<(), Fault> {
+        let outside = match super::open_path(source) {
+            Err(f) if mount.optional && matches!(f.errno, Errno::ENOENT | Errno::EACCES) => {
+                return Ok(());
+            }
+            result => result?,
+        };
+        let kind = if files::is_directory(outside.as_fd()).named("fstat")? {
+            Target::Directory
+        } else {
+            Target::File
+        };
+        let tree = sys::clone_tree(outside.as_fd(), c"", recursive).named("open_tree")?;
+        let wanted = mount.attributes;
+        if wanted.set | wanted.clear != 0 {
+            set_attributes(tree.as_fd(), wanted.set, wanted.clear, false)?;
+        }
+        if wanted.set_recursive | wanted.clear_recursive != 0 {
+            set_attributes(tree.as_fd(), wanted.set_recursive, wanted.clear_recursive, true)?;
+        }
+        let target = self.make_target(mount.destination.as_c_str(), kind)?;
+        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+    }
+
+    fn put_new(&mut self, mount: &Mount) -> Result<(), Fault> {
+        let MountSource::New { fstype, source, flags, data, copy_up } = &mount.source else {
+            return Ok(());
+        };
+        let target = if is_kernel_view(fstype) {
+            self.plain_directory(&mount.destination)?
+        } else {
+            self.make_target(mount.destination.as_c_str(), Target::Directory)?
+        };
+        let mut path = [0; 32];
+        let path = write_fd_path(&mut path, target.as_fd());
+        let data = (!data.is_empty()).then_some(data.as_c_str());
+        sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data)
+            .named("mount")?;
+        let wanted = mount.attributes;
+        if *copy_up || wanted.set | wanted.clear != 0 {
+            let new = self.open_in_root(mount.destination.as_c_str(), libc::O_PATH, 0)?;
+            if *copy_up {
+                super::hooks::copy_up(target.as_fd(), new.as_fd())?;
+            }
+            if wanted.set | wanted.clear != 0 {
+                set_attributes(new.as_fd(), wanted.set, wanted.clear, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn open_in_root(
+        &self,
+        path: &CStr,
+        flags: i32,
+        mode: u32,
+    ) -> Result<OwnedFd, Fault> {
+        sys::openat2(self.root()?, path, flags, mode, sys::resolve::IN_ROOT).named("openat2")
+    }
+
+    /// /proc and /sys must be directories of the root itself: a link there
+    /// would put the kernel's view where nobody expects it, and what should
+    /// be protected would not be (CVE-2019-19921, CVE-2023-27561).
+    fn plain_directory(&self, path: &CText) -> Result<OwnedFd, Fault> {
+        drop(self.make_target(path.as_c_str(), Target::Directory)?);
+        sys::openat2(
+            self.root()?,
+            relative(path),
+            libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW,
+            0,
+            sys::resolve::BENEATH | sys::resolve::NO_SYMLINKS,
+        )
+        .named("open a directory that must not be a link")
+    }
+
+    /// The destination, made when missing, every missing parent too.
+    pub(super) fn make_target(&self, path: &CStr, kind: Target) -> Result<OwnedFd, Fault> {
+        match self.open_in_root(path, libc::O_PATH, 0) {
+            Err(Fault { errno: Errno::ENOENT, .. }) => {}
+            result => return result,
+        }
+        let (parent, name) = self.open_parent(path)?;
+        match kind {
+            Target::Directory => {
+                match nix::sys::stat::mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(errno) => return Err(Fault { call: "mkdir", errno }),
+                }
+            }
+            Target::File => {
+                let flags = libc::O_CREAT | libc::O_NOFOLLOW | libc::O_RDONLY;
+                drop(
+                    sys::openat2(parent.as_fd(), name, flags, 0o644, sys::resolve::NO_SYMLINKS)
+                        .named("create")?,
+                );
+            }
+        }
+        sys::openat2(
+            parent.as_fd(),
+            name,
+            libc::O_PATH | libc::O_NOFOLLOW,
+            0,
+            sys::resolve::BENEATH,
+        )
+        .named("openat2")
+    }
+
+    /// The directory that holds the last component, made when missing, and
+    /// that component.
+    fn open_parent<'p>(&self, path: &'p CStr) -> Result<(OwnedFd, &'p CStr), Fault> {
+        let bytes = path.to_bytes();
+        let cut = bytes.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+        let name = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[cut..]).unwrap_or(c"");
+        Ok((self.make_directories(&bytes[..cut])?, name))
+    }
+
+    fn make_directories(&self, path: &[u8]) -> Result<OwnedFd, Fault> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let mut whole = [0u8; libc::PATH_MAX as usize];
+        if path.len() + 2 > whole.len() {
+            return Err(Fault { call: "mkdir", errno: Errno::ENAMETOOLONG });
+        }
+        whole[0] = b'/';
+        whole[1..=path.len()].copy_from_slice(path);
+        let open = |bytes: &mut [u8], end: usize| {
+            bytes[end] = 0;
+            let text = CStr::from_bytes_until_nul(bytes).unwrap_or(c"/");
+            sys::openat2(self.root()?, text, flags, 0, sys::resolve::IN_ROOT).named("openat2")
+        };
+        let length = path.len() + 1;
+        match open(&mut whole, length) {
+            Err(Fault { errno: Errno::ENOENT, .. }) => {}
+            result => return result,
+        }
+        let mut here = open(&mut [b'/', 0], 1)?;
+        let mut at = 0;
+        while at < length {
+            let end = whole[at..length].iter().position(|b| *b == b'/').map_or(length, |i| at + i);
+            if end > at {
+                here = self.step_into(&here, &mut whole, at, end)?;
+                if end < length {
+                    whole[end] = b'/';
+                }
+            }
+            at = end + 1;
+        }
+        Ok(here)
+    }
+
+    /// One component further; what exists is resolved from the root, so that
+    /// absolute links of the image keep their meaning.
+    fn step_into(
+        &self,
+        here: &OwnedFd,
+        whole: &mut [u8],
+        at: usize,
+        end: usize,
+    ) -> Result<OwnedFd, Fault> {
+        whole[end] = 0;
+        let sofar = CStr::from_bytes_until_nul(whole).unwrap_or(c"/");
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        match sys::openat2(self.root()?, sofar, flags, 0, sys::resolve::IN_ROOT) {
+            Err(Errno::ENOENT) => {}
+            result => return result.named("openat2"),
+        }
+        let name = CStr::from_bytes_until_nul(&whole[at..]).unwrap_or(c"");
+        nix::sys::stat::mkdirat(here, name, Mode::from_bits_truncate(0o755)).named("mkdir")?;
+        sys::openat2(here.as_fd(), name, flags | libc::O_NOFOLLOW, 0, sys::resolve::BENEATH)
+            .named("openat2")
+    }
+
+    fn put_file(&self, path: &CText, contents: &[u8], mode: u32) -> Result<(), Fault> {
+        let (parent, name) = self.open_parent(path.as_c_str())?;
+        let flags = libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY | libc::O_NOFOLLOW;
+        let file = sys::openat2(parent.as_fd(), name, flags, mode, sys::resolve::NO_SYMLINKS)
+            .named("create")?;
+        files::chmod(file.as_fd(), mode).named("chmod")?;
+        write_all(&file, contents)
+    }
+
+    /// Binds a file of the given contents over `path`, read-only. The file
+    /// has no name: it is made beside and let go of at once.
+    fn cover(&self, path: &CText, contents: &[u8]) -> Result<(), Fault> {
+        let target = match self.open_in_root(path.as_c_str(), libc::O_PATH, 0) {
+            Err(Fault { errno: Errno::ENOENT, .. }) => return Ok(()),
+            result => result?,
+        };
+        let name = c".denovo-cover";
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
+        let file = sys::openat2(self.root()?, name, flags, 0o444, sys::resolve::BENEATH)
+            .named("create")?;
+        write_all(&file, contents)?;
+        let tree = sys::clone_tree(file.as_fd(), c"", false).named("open_tree")?;
+        files::unlink(self.root()?, name).named("unlink")?;
+        set_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC, 0, false)?;
+        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+    }
+
+    pub(super) fn make_device(&self, device: &Device) -> Result<(), Fault> {
+        let (parent, name) = self.open_parent(device.path.as_c_str())?;
+        let number = libc::makedev(device.major, device.minor);
+        match sys::mknodat(parent.as_fd(), name, device.kind | device.mode, number) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return Ok(()),
+            Err(errno) => return Err(Fault { call: "mknod", errno }),
+        }
+        let node = sys::openat2(
+            parent.as_fd(),
+            name,
+            libc::O_PATH | libc::O_NOFOLLOW,
+            0,
+            sys::resolve::BENEATH,
+        )
+        .named("open of the new device")?;
+        files::chmod(node.as_fd(), device.mode).named("chmod")?;
+        files::chown(node.as_fd(), device.uid, device.gid).named("chown")
+    }
+
+    pub(super) fn bind_device(&mut self, device: &Device) -> Result<(), Fault> {
+        // Opened on the node, by the device's own path, and checked to be
+        // that device: a root can plant anything at such a path.
+        let outside = super::open_path(&device.path)?;
+        if !files::is_device(outside.as_fd(), device.kind, device.major, device.minor) {
+            return Err(Fault { call: "check of the node's device", errno: Errno::ENODEV });
+        }
+        let tree = sys::clone_tree(outside.as_fd(), c"", false).named("open_tree")?;
+        let target = self.make_target(device.path.as_c_str(), Target::File)?;
+        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+    }
+
+    pub(super) fn device_links(&self) -> Result<(), Fault> {
+        let links = [
+            (c"fd", c"/proc/self/fd"),
+            (c"stdin", c"/proc/self/fd/0"),
+            (c"stdout", c"/proc/self/fd/1"),
+            (c"stderr", c"/proc/self/fd/2"),
+            (c"ptmx", c"pts/ptmx"),
+        ];
+        let dev = sys::openat2(
+            self.root()?,
+            c"/dev",
+            libc::O_PATH | libc::O_DIRECTORY,
+            0,
+            sys::resolve::IN_ROOT,
+        )
+        .named("open of /dev")?;
+        for (name, target) in links {
+            match files::symlink(target, dev.as_fd(), name) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(Fault { call: "symlink", errno }),
+            }
+        }
+        Ok(())
+    }
+
+    /// A terminal from the environment's own devpts; its master goes to the
+    /// starter, its other end becomes standard input, output and error, the
+    /// controlling terminal and /dev/console.
+    pub(super) fn console(&mut self, rows: u16, columns: u16) -> Result<(), Fault> {
+        if self.entering {
+            self.root = Some(super::open_path(&CText::lossy("/"))?);
+        }
+        let master = sys::openat2(
+            self.root()?,
+            c"/dev/pts/ptmx",
+            libc::O_RDWR | libc::O_NOCTTY,
+            0,
+            sys::resolve::IN_ROOT,
+        )
+        .named("open of /dev/pts/ptmx")?;
+        let peer = sys::pty_peer(master.as_fd()).named("TIOCGPTPEER")?;
+        if rows > 0 && columns > 0 {
+            sys::set_window_size(master.as_fd(), rows, columns).named("TIOCSWINSZ")?;
+        }
+        if !self.entering {
+            self.bind_console(&peer)?;
+        }
+        self.channel.say_terminal(master.as_raw_fd()).named("send of the terminal")?;
+        sys::set_controlling_terminal(peer.as_fd()).named("TIOCSCTTY")?;
+        files::become_stdio(peer.as_fd()).named("dup2")
+    }
+
+    fn bind_console(&self, peer: &OwnedFd) -> Result<(), Fault> {
+        let target = self.make_target(c"/dev/console", Target::File)?;
+        let tree = sys::clone_tree(peer.as_fd(), c"", false).named("open_tree of the terminal")?;
+        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+    }
+}
+
+fn is_kernel_view(fstype: &CText) -> bool {
+    matches!(fstype.as_bytes(), b"proc" | b"sysfs")
+}
+
+/// The path without its leading slash, for `RESOLVE_BENEATH`.
+fn relative(path: &CText) -> &CStr {
+    let bytes = path.as_c_str().to_bytes_with_nul();
+    let start = bytes.iter().position(|b| *b != b'/').unwrap_or(0);
+    CStr::from_bytes_with_nul(&bytes[start..]).unwrap_or(c".")
+}
+
+pub(super) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {
+    while !bytes.is_empty() {
+        let done = nix::unistd::write(file, bytes).named("write")?;
+        bytes = &bytes[done..];
+    }
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! From a plan to the first process: the clone, the maps, the first word.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::cgroup::Doors;
+use super::channel::{Channel, Heard, STAGE, Word};
+use super::inside::{Child, Executable, Fault, Named};
+use super::sys::{self, Forked};
+use crate::plan::inside::Join;
+use crate::plan::{Launch, Plan};
+use crate::policy::spec::{IdMap, Kind, Namespace};
+
+/// What the child of the clone gets beside the plan.
+pub struct Extra<'a> {
+    /// Listening socket that `start` connects to.
+    pub start: Option<&'a OwnedFd>,
+    /// See [`Child::preserve`].
+    pub preserve: Option<u32>,
+    /// See [`Child::mask`].
+    pub mask: nix::sys::signal::SigSet,
+    /// See [`Child::die_with_parent`].
+    pub die_with_parent: bool,
+    /// See [`Child::entering`].
+    pub entering: bool,
+    /// What the first process does once every step is taken, when the plan
+    /// ends with an init of denovo's own.
+    pub init: Option<&'a dyn Fn(&Channel) -> i32>,
+}
+
+/// The first process, waiting for nothing but its steps.
+pub struct Born {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub channel: Channel,
+}
+
+/// Where and how a start failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Index into the plan's inside steps; `None`: before the first of them.
+    pub step: Option<usize>,
+    pub call: String,
+    pub errno: Errno,
+    /// What else is known, as a sentence.
+    pub note: Option<String>,
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self { step: None, call: fault.call.to_owned(), errno: fault.errno, note: None }
+    }
+}
+
+/// Makes the first process and lets it take its steps.
+///
+/// # Errors
+/// What failed before the process could start on its steps; nothing of it is
+/// left then. Later failures come over the channel, see [`Born::next`].
+pub fn launch(plan: &Plan, doors: &Doors, extra: &Extra<'_>) -> Result<Born, Failure> {
+    let (ours, theirs) = Channel::pair().named("socketpair")?;
+    let executable = plan.program.as_ref().map(|program| Executable {
+        candidates: &program.candidates,
+        argv: sys::PointerList::new(&program.args),
+        envp: sys::PointerList::new(&program.env),
+    });
+    let body = |channel: &Channel| run_child(plan, doors, extra, executable.as_ref(), channel);
+    let new = plan.launch.new;
+    let cgroup = doors.v2_dir.as_ref().map(AsFd::as_fd);
+    if plan.launch.needs_stage() {
+        return staged(plan, doors, ours, theirs, &body);
+    }
+    match sys::clone3(new, cgroup).named("clone3")? {
+        Forked::Child => {
+            drop(ours);
+            sys::exit_now(body(&theirs))
+        }
+        Forked::Parent(pid) => {
+            drop(theirs);
+            adopt(&plan.launch, pid, ours)
+        }
+    }
+}
+
+/// Takes the child in: its maps, then the word to go.
+fn adopt(launch: &Launch, pid: i32, channel: Channel) -> Result<Born, Failure> {
+    let prepared = || -> Result<OwnedFd, Fault> {
+        let pidfd = sys::pidfd_open(pid).named("pidfd_open")?;
+        if launch.new_user() {
+            super::maps::write(pid, launch)?;
+        }
+        channel.say(Word::Go).named("send")?;
+        Ok(pidfd)
+    };
+    match prepared() {
+        Ok(pidfd) => Ok(Born { pid, pidfd, channel }),
+        Err(fault) => {
+            // Closing the channel ends the child, which still waits.
+            drop(channel);
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+            Err(fault.into())
+        }
+    }
+}
+
+fn run_child(
+    plan: &Plan,
+    doors: &Doors,
+    extra: &Extra<'_>,
+    executable: Option<&Executable<'_>>,
+    channel: &Channel,
+) -> i32 {
+    // What waits inside a container must not be readable through /proc by
+    // what runs there (CVE-2016-9962, CVE-2019-5736).
+    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
+    if channel.expect(Word::Go).is_err() {
+        return 125;
+    }
+    let mut child = Child::new(channel, &doors.v1_tasks);
+    child.executable = executable;
+    child.seccomp = plan.seccomp.as_ref().map(|(program, flags)| (&program[..], *flags));
+    child.start = extra.start;
+    child.preserve = extra.preserve;
+    child.mask = extra.mask;
+    child.entering = extra.entering;
+    child.die_with_parent = extra.die_with_parent;
+    if let Err((step, fault)) = child.carry_out(&plan.inside) {
+        report(channel, child.starter(), step, fault);
+        return 125;
+    }
+    extra.init.map_or(0, |init| init(channel))
+}
+
+/// To whoever listens: the creator, or once released the `start` command.
+fn report(channel: &Channel, starter: Option<&OwnedFd>, step: usize, fault: Fault) {
+    match starter.and_then(|fd| fd.try_clone().ok()) {
+        Some(fd) => Channel::from(fd).say_failed(step, fault.errno, fault.call),
+        None => channel.say_failed(step, fault.errno, fault.call),
+    }
+}
+
+/// With a process in between, which joins or prepares what the first process
+/// is then born into, hands it to us (`CLONE_PARENT`) and is gone.
+fn staged(
+    plan: &Plan,
+    doors: &Doors,
+    ours: Channel,
+    theirs: Channel,
+    body: &dyn Fn(&Channel) -> i32,
+) -> Result<Born, Failure> {
+    let launch = &plan.launch;
+    // A new time namespace belongs to the user namespace it is made in, so
+    // that one must exist first; the stage is then born into it.
+    let user_first = launch.clocks.is_some() && launch.new_user();
+    let first = if user_first { libc::CLONE_NEWUSER as u64 } else { 0 };
+    let (stage_ours, stage_theirs) = Channel::pair().named("socketpair")?;
+    let cgroup = doors.v2_dir.as_ref().map(AsFd::as_fd);
+    let stage = match sys::clone3(first, cgroup).named("clone3")? {
+        Forked::Child => {
+            drop((ours, stage_ours));
+            run_stage(launch, user_first, &stage_theirs, &theirs, body)
+        }
+        Forked::Parent(pid) => pid,
+    };
+    drop((stage_theirs, theirs));
+    let result = (|| {
+        if user_first {
+            super::maps::write(stage, launch)?;
+            stage_ours.say(Word::Go).named("send")?;
+        }
+        hear_birth(&stage_ours)
+    })();
+    drop(stage_ours);
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(stage), None);
+    let pid = result?;
+    if user_first {
+        let mapped = Launch { new: launch.new & !(libc::CLONE_NEWUSER as u64), ..launch.clone() };
+        return adopt(&mapped, pid, ours);
+    }
+    adopt(launch, pid, ours)
+}
+
+fn hear_birth(stage: &Channel) -> Result<i32, Failure> {
+    match stage.hear().named("recv")? {
+        Heard::Born(pid) => Ok(pid),
+        Heard::Failed { errno, call, .. } => Err(Failure { step: None, call, errno, note: None }),
+        _ => Err(Fault { call: "the process in between", errno: Errno::EPROTO }.into()),
+    }
+}
+
+fn run_stage(
+    launch: &Launch,
+    user_first: bool,
+    stage: &Channel,
+    channel: &Channel,
+    body: &dyn Fn(&Channel) -> i32,
+) -> ! {
+    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
+    if user_first && stage.expect(Word::Go).is_err() {
+        sys::exit_now(125);
+    }
+    match stage_steps(launch, user_first) {
+        Ok(Forked::Child) => sys::exit_now(body(channel)),
+        Ok(Forked::Parent(pid)) => {
+            let _ = stage.say_born(pid);
+            sys::exit_now(0)
+        }
+        Err(fault) => {
+            stage.say_failed(STAGE, fault.errno, fault.call);
+            sys::exit_now(125)
+        }
+    }
+}
+
+fn stage_steps(launch: &Launch, user_first: bool) -> Result<Forked, Fault> {
+    let mut new = launch.new;
+    if user_first {
+        new &= !(libc::CLONE_NEWUSER as u64);
+        sys::setgid_all(0).named("setresgid")?;
+        sys::setuid_all(0).named("setresuid")?;
+    }
+    enter(&launch.join)?;
+    if let Some(clocks) = &launch.clocks {
+        super::clocks::unshare(clocks)?;
+    }
+    if let Some(owner) = &launch.owner {
+        act_as(owner.uid, owner.gid, &owner.groups)?;
+    }
+    sys::clone3(new | libc::CLONE_PARENT as u64, None).named("clone3")
+}
+
+/// Enters namespaces by path. All are opened first: once in another mount
+/// namespace the paths would mean something else.
+fn enter(joins: &[Join]) -> Result<(), Fault> {
+    use nix::fcntl::{OFlag, open};
+    let mut opened = Vec::with_capacity(joins.len());
+    for join in joins {
+        let fd = open(
+            join.path.as_c_str(),
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .named("open of a namespace")?;
+        opened.push((join.kind, fd));
+    }
+    for (kind, fd) in &opened {
+        nix::sched::setns(fd, nix::sched::CloneFlags::from_bits_retain(clone_flag(*kind)))
+            .named("setns")?;
+    }
+    Ok(())
+}
+
+/// `CLONE_NEW*` of a kind of namespace.
+pub fn clone_flag(kind: Kind) -> i32 {
+    match kind {
+        Kind::User => libc::CLONE_NEWUSER,
+        Kind::Cgroup => libc::CLONE_NEWCGROUP,
+        Kind::Ipc => libc::CLONE_NEWIPC,
+        Kind::Uts => libc::CLONE_NEWUTS,
+        Kind::Net => libc::CLONE_NEWNET,
+        Kind::Pid => libc::CLONE_NEWPID,
+        Kind::Mount => libc::CLONE_NEWNS,
+        Kind::Time => libc::CLONE_NEWTIME,
+    }
+}
+
+/// Becomes the user who shall own the new namespaces, with capabilities
+/// kept, so that no setting for unprivileged users gets in root's way.
+fn act_as(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Fault> {
+    sys::setgroups(groups).named("setgroups")?;
+    sys::setgid_all(gid).named("setresgid")?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).named("prctl(KEEPCAPS)")?;
+    sys::setuid_all(uid).named("setresuid")?;
+    let permitted = caps::read(None, caps::CapSet::Permitted)
+        .map_err(|_| Fault { call: "capget", errno: Errno::EPERM })?;
+    caps::set(None, caps::CapSet::Effective, &permitted)
+        .map_err(|_| Fault { call: "capset", errno: Errno::EPERM })
+}
+
+impl Born {
+    /// The next thing that the child reports.
+    ///
+    /// # Errors
+    /// The step that failed inside, with the child's own words.
+    pub fn next(&self) -> Result<Heard, Failure> {
+        let mut note = None;
+        loop {
+            match self.channel.hear().named("recv")? {
+                Heard::Note(text) => note = Some(text),
+                Heard::Failed { step, errno, call } => {
+                    return Err(Failure { step: Some(step), call, errno, note });
+                }
+                heard => return Ok(heard),
+            }
+        }
+    }
+}
+
+/// Whether two ids are one map of one id each: what an unprivileged process
+/// may write itself.
+pub fn is_single(maps: &[IdMap], id: u32) -> bool {
+    matches!(maps, [m] if m.count == 1 && m.outside == id)
+}
+
+/// Whether a namespace is to be another than the caller's.
+pub fn differs(namespace: &Namespace) -> bool {
+    *namespace != Namespace::Shared
+}

@@ -1,0 +1,562 @@
+//! The system calls that nix has no safe form of: the one module with
+//! `unsafe`. Each function takes and gives safe types; each block says which
+//! invariant makes it sound.
+
+pub mod bpf;
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+/// `struct clone_args` of clone3(2), up to and including `cgroup`.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Both ends of a fork.
+pub enum Forked {
+    Child,
+    Parent(libc::pid_t),
+}
+
+/// clone3(2) without a new stack, which makes it a fork with namespaces.
+///
+/// `flags` are `CLONE_*`; with `CLONE_PARENT` the exit signal is the parent's,
+/// as the kernel demands. `cgroup`: the v2 group that the child is born in.
+///
+/// The process must have one thread: the child goes on with a copy of the
+/// allocator's state, which no other thread may hold locked.
+///
+/// # Errors
+/// As clone3(2).
+pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, Errno> {
+    let mut args = CloneArgs { flags, ..CloneArgs::default() };
+    if flags & libc::CLONE_PARENT as u64 == 0 {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(dir) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = dir.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is a valid clone_args of the size given and outlives the
+    // call; no CLONE_VM, so the child has its own copy of memory and stack.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const args, std::mem::size_of::<CloneArgs>())
+    };
+    match Errno::result(rc)? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as libc::pid_t)),
+    }
+}
+
+fn owned(rc: libc::c_long) -> Result<OwnedFd, Errno> {
+    let fd = Errno::result(rc)?;
+    // SAFETY: the call just returned this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Takes over a descriptor that a call of nix just gave as a plain number.
+pub fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the callers pass what accept4(2) or recvmsg(2) returned a
+    // moment ago, which nothing else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// `struct open_how` of openat2(2).
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// `RESOLVE_*` of openat2(2).
+pub mod resolve {
+    pub const NO_XDEV: u64 = 0x01;
+    pub const NO_MAGICLINKS: u64 = 0x02;
+    pub const NO_SYMLINKS: u64 = 0x04;
+    pub const BENEATH: u64 = 0x08;
+    pub const IN_ROOT: u64 = 0x10;
+}
+
+/// openat2(2): opens `path` below `dir` as `resolve` allows.
+///
+/// # Errors
+/// As openat2(2).
+pub fn openat2(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    flags: i32,
+    mode: u32,
+    resolve: u64,
+) -> Result<OwnedFd, Errno> {
+    let how =
+        OpenHow { flags: (flags | libc::O_CLOEXEC) as u32 as u64, mode: mode as u64, resolve };
+    // SAFETY: path is NUL-terminated, how has the size given; both outlive the call.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            &raw const how,
+            std::mem::size_of::<OpenHow>(),
+        )
+    })
+}
+
+/// open_tree(2) with `OPEN_TREE_CLONE`: a detached copy of the mount at
+/// `path` (of `dir` itself when `path` is empty).
+///
+/// # Errors
+/// As open_tree(2).
+pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as u32;
+    }
+    if path.is_empty() {
+        flags |= libc::AT_EMPTY_PATH as u32;
+    }
+    // SAFETY: path is NUL-terminated and outlives the call.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
+}
+
+/// move_mount(2): attaches the detached mount `from` on `to`, both by descriptor.
+///
+/// # Errors
+/// As move_mount(2).
+pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are empty literals; descriptors are borrowed for the call.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            from.as_raw_fd(),
+            c"".as_ptr(),
+            to.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// mount_setattr(2) on the mount that `mount` is the root of.
+///
+/// `set` and `clear` are `MOUNT_ATTR_*`.
+///
+/// # Errors
+/// As mount_setattr(2); `ENOSYS` before Linux 5.12.
+pub fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: attr has the size given and outlives the call; the path is a literal.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            std::mem::size_of::<MountAttr>(),
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// mount(2) with the data and flags as they stand.
+///
+/// # Errors
+/// As mount(2).
+pub fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    fstype: Option<&CStr>,
+    flags: u64,
+    data: Option<&CStr>,
+) -> Result<(), Errno> {
+    let ptr = |s: Option<&CStr>| s.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: every pointer is NULL or NUL-terminated text that outlives the call.
+    let rc = unsafe {
+        libc::mount(
+            ptr(source),
+            target.as_ptr(),
+            ptr(fstype),
+            flags as libc::c_ulong,
+            ptr(data).cast::<libc::c_void>(),
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// pivot_root(2) of the current directory onto itself: the old root ends up
+/// mounted on top of the new one.
+///
+/// # Errors
+/// As pivot_root(2).
+pub fn pivot_here() -> Result<(), Errno> {
+    // SAFETY: two literals.
+    let rc = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
+    Errno::result(rc).map(drop)
+}
+
+/// mknodat(2) with a device number.
+///
+/// # Errors
+/// As mknodat(2).
+pub fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, dev: u64) -> Result<(), Errno> {
+    // SAFETY: name is NUL-terminated and outlives the call.
+    let rc = unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev) };
+    Errno::result(rc).map(drop)
+}
+
+/// pidfd_open(2).
+///
+/// # Errors
+/// As pidfd_open(2).
+pub fn pidfd_open(pid: libc::pid_t) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// pidfd_send_signal(2).
+///
+/// # Errors
+/// As pidfd_send_signal(2).
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    // SAFETY: a NULL siginfo asks the kernel to fill it in.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::c_void>(),
+            0,
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC` from `first` on: nothing of the
+/// caller's leaks through the next exec. Falls back to doing nothing where
+/// the kernel lacks it (before 5.11); the caller then walks /proc/self/fd.
+///
+/// # Errors
+/// As close_range(2).
+pub fn cloexec_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: no pointers; marking descriptors changes no ownership.
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 4u32) };
+    Errno::result(rc).map(drop)
+}
+
+/// Closes every descriptor from `first` to `last`, both included.
+///
+/// # Errors
+/// As close_range(2).
+pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: the callers are long-lived processes that keep no owner of a
+    // descriptor in the range (see supervise::daemon).
+    let rc = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
+    Errno::result(rc).map(drop)
+}
+
+/// The version 3 of capset(2): effective, permitted, inheritable.
+///
+/// # Errors
+/// As capset(2).
+pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<(), Errno> {
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let data: [u32; 6] = [
+        effective as u32,
+        permitted as u32,
+        inheritable as u32,
+        (effective >> 32) as u32,
+        (permitted >> 32) as u32,
+        (inheritable >> 32) as u32,
+    ];
+    // SAFETY: header and two data elements as version 3 wants them.
+    let rc = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
+    Errno::result(rc).map(drop)
+}
+
+/// prctl(2) with whole numbers only.
+///
+/// # Errors
+/// As prctl(2).
+pub fn prctl(option: i32, a: u64, b: u64) -> Result<i32, Errno> {
+    // SAFETY: the options used here (PR_SET_*, PR_CAP*) take no pointers.
+    let rc = unsafe { libc::prctl(option, a, b, 0u64, 0u64) };
+    Errno::result(rc)
+}
+
+/// The name in /proc/PID/comm (prctl(2) `PR_SET_NAME`).
+///
+/// # Errors
+/// As prctl(2).
+pub fn set_process_name(name: &CStr) -> Result<(), Errno> {
+    // SAFETY: name is NUL-terminated and outlives the call.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
+}
+
+/// setgroups(2) for this process, by the raw call: glibc's own would signal
+/// threads that do not exist here.
+///
+/// # Errors
+/// As setgroups(2).
+pub fn setgroups(groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: pointer and length are of one slice.
+    let rc = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    Errno::result(rc).map(drop)
+}
+
+/// setresgid(2), all three to `gid`.
+///
+/// # Errors
+/// As setresgid(2).
+pub fn setgid_all(gid: u32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    let rc = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+    Errno::result(rc).map(drop)
+}
+
+/// setresuid(2), all three to `uid`.
+///
+/// # Errors
+/// As setresuid(2).
+pub fn setuid_all(uid: u32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    let rc = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+    Errno::result(rc).map(drop)
+}
+
+/// The effective uid alone, through the raw call.
+///
+/// # Errors
+/// As setresuid(2).
+pub fn seteuid(uid: u32) -> Result<(), Errno> {
+    // SAFETY: no pointers; -1 leaves a value as it is.
+    let rc = unsafe { libc::syscall(libc::SYS_setresuid, -1, uid, -1) };
+    Errno::result(rc).map(drop)
+}
+
+/// setrlimit(2).
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: limit outlives the call.
+    let rc = unsafe { libc::setrlimit64(resource, &raw const limit) };
+    Errno::result(rc).map(drop)
+}
+
+/// seccomp(2) `SECCOMP_SET_MODE_FILTER` with a program of 8-byte instructions.
+///
+/// # Errors
+/// As seccomp(2); `EINVAL` for a program of odd size.
+pub fn seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
+    let len = u16::try_from(program.len() / 8).map_err(|_| Errno::EINVAL)?;
+    if program.len() % 8 != 0 || len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel copies the program byte by byte and only reads it;
+    // len counts whole instructions of the slice.
+    let rc = unsafe { libc::syscall(libc::SYS_seccomp, 1u32, flags, &raw const prog) };
+    Errno::result(rc).map(drop)
+}
+
+/// execve(2); returns only on failure. `argv` and `envp` end with NULL.
+pub fn execve(path: &CStr, argv: &PointerList, envp: &PointerList) -> Errno {
+    // SAFETY: both lists are NULL-terminated (PointerList::new) and point into
+    // texts that the caller keeps alive.
+    unsafe { libc::execve(path.as_ptr(), argv.0.as_ptr(), envp.0.as_ptr()) };
+    Errno::last()
+}
+
+/// A NULL-terminated list of texts, made before a clone so that the child
+/// allocates nothing.
+pub struct PointerList(Vec<*const libc::c_char>);
+
+impl PointerList {
+    /// The texts must outlive the list; callers build both from one plan.
+    pub fn new<T: AsRef<CStr>>(texts: &[T]) -> Self {
+        let mut list: Vec<_> = texts.iter().map(|t| t.as_ref().as_ptr()).collect();
+        list.push(std::ptr::null());
+        Self(list)
+    }
+}
+
+/// Leaves at once: no destructors, no exit handlers, for children of a clone.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns.
+    unsafe { libc::_exit(code) }
+}
+
+/// A fresh session keyring (keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`), so that
+/// keys of the caller's session cannot be seen.
+///
+/// # Errors
+/// As keyctl(2).
+pub fn new_session_keyring(name: &CStr) -> Result<(), Errno> {
+    // SAFETY: name is NUL-terminated and outlives the call.
+    let rc = unsafe { libc::syscall(libc::SYS_keyctl, 1u32, name.as_ptr()) };
+    Errno::result(rc).map(drop)
+}
+
+/// The device of a terminal's other end, opened through its master
+/// (`TIOCGPTPEER`, ioctl_tty(2)), so that no path can be swapped in between.
+///
+/// # Errors
+/// As ioctl_tty(2).
+pub fn pty_peer(master: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let unlocked: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads one int, which outlives the call.
+    Errno::result(unsafe {
+        libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked)
+    })?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open flags by value.
+    owned(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) } as libc::c_long)
+}
+
+/// Makes the terminal the controlling one of this session (`TIOCSCTTY`).
+///
+/// # Errors
+/// As ioctl_tty(2).
+pub fn set_controlling_terminal(tty: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the argument is a whole number.
+    Errno::result(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// Sets a terminal's size in rows and columns (`TIOCSWINSZ`).
+///
+/// # Errors
+/// As ioctl_tty(2).
+pub fn set_window_size(tty: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(), Errno> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: size outlives the call.
+    Errno::result(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
+        .map(drop)
+}
+
+/// A terminal's size in rows and columns (`TIOCGWINSZ`).
+///
+/// # Errors
+/// As ioctl_tty(2).
+pub fn window_size(tty: BorrowedFd<'_>) -> Result<(u16, u16), Errno> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel fills in one winsize.
+    Errno::result(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok((size.ws_row, size.ws_col))
+}
+
+/// setdomainname(2).
+///
+/// # Errors
+/// As setdomainname(2).
+pub fn setdomainname(name: &CStr) -> Result<(), Errno> {
+    // SAFETY: pointer and length are of one text.
+    Errno::result(unsafe { libc::setdomainname(name.as_ptr(), name.count_bytes()) }).map(drop)
+}
+
+/// getcwd(2) by the raw call, which tells "(unreachable)" where glibc's
+/// wrapper would turn it into an error.
+///
+/// # Errors
+/// As getcwd(2).
+pub fn getcwd(buffer: &mut [u8]) -> Result<(), Errno> {
+    // SAFETY: pointer and length are of one slice.
+    let rc = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    Errno::result(rc).map(drop)
+}
+
+/// Sets a signal's action back to the default.
+pub fn default_signal(signal: i32) {
+    // SAFETY: SIG_DFL installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+#[repr(C)]
+struct IfreqFlags {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    pad: [u8; 22],
+}
+
+/// Brings the loopback interface of this network namespace up
+/// (`SIOCSIFFLAGS`, netdevice(7)).
+///
+/// # Errors
+/// As netdevice(7).
+pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut request = IfreqFlags {
+        name: [0; libc::IFNAMSIZ],
+        flags: (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short,
+        pad: [0; 22],
+    };
+    request.name[..2].copy_from_slice(b"lo");
+    // SAFETY: IfreqFlags has the layout and size (40 bytes) of struct ifreq.
+    Errno::result(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)
+    })
+    .map(drop)
+}
+
+/// Gives pages back that this process only reads from files (its own code and
+/// constants): they stay in the page cache and come back when touched. A
+/// monitor that sleeps for days then keeps next to nothing resident.
+pub fn drop_clean_pages() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some(perms)) = (fields.next(), fields.next()) else { continue };
+        let from_file = fields.nth(2).is_some_and(|inode| inode != "0");
+        if !from_file || perms.as_bytes()[1] == b'w' {
+            continue;
+        }
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let (Ok(start), Ok(end)) =
+            (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+        else {
+            continue;
+        };
+        // SAFETY: the range is a mapping of this process that is not writable
+        // and comes from a file: dropping its pages changes no contents. A
+        // page of it that relocation once wrote to is private and would be
+        // lost, so such pages are told apart by MADV_PAGEOUT, which keeps
+        // contents, where MADV_DONTNEED would not.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_PAGEOUT) };
+    }
+}

@@ -1,0 +1,285 @@
+//! From a checked spec to its plan.
+
+use super::cgroup::CgroupPlan;
+use super::inside::{Inside, Join};
+use super::{HostDirectory, Launch, Plan, Program};
+use crate::host::Facts;
+use crate::policy::spec::{
+    Clocks, Device, Fixture, Kind, Namespace, Namespaces, Process, Root, Seccomp, Spec,
+};
+use crate::policy::text::CText;
+use crate::problem::Problems;
+
+/// What a plan depends on beside the spec.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub id: String,
+    /// An existing directory that a root without a place of its own is built on.
+    pub anchor: CText,
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    /// Whether the process waits for `start` (OCI create).
+    pub await_start: bool,
+    /// Directories to make on the node first.
+    pub directories: Vec<HostDirectory>,
+}
+
+/// Makes the plan of starting `spec`.
+///
+/// # Errors
+/// Every reason why the control groups cannot be as asked.
+pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Problems> {
+    let cgroup = super::cgroup::plan(&spec.cgroup, facts)?;
+    let launch = launch(&spec.namespaces, spec.process.is_none());
+    let mut inside = Vec::with_capacity(64);
+    enter_steps(spec, &cgroup, options, &mut inside);
+    root_steps(spec, facts, options, &mut inside);
+    seal_steps(spec, options, &mut inside);
+    match &spec.process {
+        Some(process) => {
+            inside.extend(process_steps(process, spec.seccomp.as_ref(), options.await_start));
+            finish(spec, process, options, &mut inside);
+        }
+        None => inside.push(Inside::Init),
+    }
+    Ok(Plan {
+        directories: options.directories.clone(),
+        cgroup,
+        launch,
+        inside,
+        program: spec.process.as_ref().map(program),
+        seccomp: spec.seccomp.as_ref().map(|s| (s.program.clone(), s.flags)),
+        hooks: spec.hooks.clone(),
+    })
+}
+
+/// Hooks and the exec itself, behind everything that `process_steps` set up.
+fn finish(spec: &Spec, process: &Process, options: &Options, inside: &mut Vec<Inside>) {
+    if options.await_start {
+        inside.push(Inside::AwaitStart);
+    }
+    if !spec.hooks.start_container.is_empty() {
+        inside.push(Inside::StartHooks(spec.hooks.start_container.clone()));
+    }
+    inside.push(Inside::Exec(process.args[0].clone()));
+}
+
+fn launch(namespaces: &Namespaces, own_init: bool) -> Launch {
+    use libc as l;
+    let all = [
+        (Kind::User, &namespaces.user, l::CLONE_NEWUSER),
+        // The cgroup namespace is unshared once the process is in its group:
+        // its root is the group that the process is in at that moment.
+        (Kind::Cgroup, &namespaces.cgroup, 0),
+        (Kind::Ipc, &namespaces.ipc, l::CLONE_NEWIPC),
+        (Kind::Uts, &namespaces.uts, l::CLONE_NEWUTS),
+        (Kind::Net, &namespaces.net, l::CLONE_NEWNET),
+        (Kind::Pid, &namespaces.pid, l::CLONE_NEWPID),
+        (Kind::Time, &namespaces.time, 0),
+        (Kind::Mount, &namespaces.mount, l::CLONE_NEWNS),
+    ];
+    let mut new = 0;
+    let mut join = Vec::new();
+    for (kind, wanted, flag) in all {
+        match wanted {
+            Namespace::Shared => {}
+            Namespace::New => new |= flag as u64,
+            Namespace::Join(path) => join.push(Join { kind, path: path.clone() }),
+        }
+    }
+    Launch {
+        new,
+        join,
+        clocks: (namespaces.time == Namespace::New && !own_init).then(|| namespaces.clocks.clone()),
+        uid_map: namespaces.uid_map.clone(),
+        gid_map: namespaces.gid_map.clone(),
+        deny_setgroups: namespaces.deny_setgroups,
+        owner: namespaces.owner.clone(),
+    }
+}
+
+/// From the clone to a mount namespace of one's own.
+fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut Vec<Inside>) {
+    let namespaces = &spec.namespaces;
+    if !cgroup.steps.is_empty() {
+        inside.push(Inside::EnterGroups);
+    }
+    if namespaces.user != Namespace::Shared {
+        inside.push(setup_user(namespaces));
+    }
+    if namespaces.cgroup == Namespace::New {
+        inside.push(Inside::NewCgroupNamespace);
+    }
+    inside.push(Inside::NewSession);
+    if !options.no_new_keyring {
+        inside.push(Inside::NewKeyring(CText::lossy(format!("_ses.{}", options.id))));
+    }
+    if spec.process.is_none() && namespaces.time == Namespace::New {
+        inside.push(Inside::NewClocks(namespaces.clocks.clone()));
+    }
+    if namespaces.net == Namespace::New {
+        inside.push(Inside::Loopback);
+    }
+    if let Some(name) = &spec.hostname {
+        inside.push(Inside::Hostname(name.clone()));
+    }
+    if let Some(name) = &spec.domainname {
+        inside.push(Inside::Domainname(name.clone()));
+    }
+}
+
+/// The user that builds the root: 0 of the new user namespace where there is
+/// one, else whoever is mapped. (Its capabilities come with the namespace,
+/// not with the uid.)
+fn setup_user(namespaces: &Namespaces) -> Inside {
+    let pick = |maps: &[crate::policy::spec::IdMap]| {
+        if maps.iter().any(|m| m.inside == 0 && m.count > 0) || maps.is_empty() {
+            0
+        } else {
+            maps[0].inside
+        }
+    };
+    Inside::BecomeSetupUser { uid: pick(&namespaces.uid_map), gid: pick(&namespaces.gid_map) }
+}
+
+fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<Inside>) {
+    let anchor = options.anchor.clone();
+    if spec.namespaces.mount != Namespace::Shared {
+        inside.push(Inside::Detach(first_propagation(spec.propagation)));
+    }
+    inside.push(match &spec.root {
+        Root::Directory { path, .. } => Inside::RootDirectory { path: path.clone() },
+        Root::Overlay { lower, writes } => {
+            Inside::RootOverlay { lower: lower.clone(), writes: writes.clone(), anchor }
+        }
+        Root::Empty { writes } => Inside::RootEmpty { writes: writes.clone(), anchor },
+    });
+    for fixture in &spec.fixtures {
+        expand(fixture, facts, spec.namespaces.cgroup == Namespace::New, inside);
+    }
+    let devices: fn(Device) -> Inside = if spec.namespaces.user == Namespace::Shared {
+        Inside::MakeDevice
+    } else {
+        Inside::BindDevice
+    };
+    inside.extend(spec.devices.iter().cloned().map(devices));
+    if spec.own_dev {
+        inside.push(Inside::DeviceLinks);
+    }
+    if let Some(process) = &spec.process
+        && process.terminal
+    {
+        let (rows, columns) = process.console_size.unwrap_or((0, 0));
+        inside.push(Inside::Console { rows, columns });
+    }
+}
+
+/// The root mount must not be shared while it is set up: mounts would show
+/// on the node, and pivot_root(2) refuses it.
+fn first_propagation(wanted: u64) -> u64 {
+    if wanted & libc::MS_PRIVATE != 0 {
+        libc::MS_PRIVATE | libc::MS_REC
+    } else {
+        libc::MS_SLAVE | libc::MS_REC
+    }
+}
+
+/// The mount type `cgroup` stands for what the node has: on cgroup v2 one
+/// mount, on v1 a tmpfs with one mount a hierarchy, as callers of runc expect.
+fn expand(fixture: &Fixture, facts: &Facts, own_namespace: bool, inside: &mut Vec<Inside>) {
+    if let Fixture::Mount(mount) = fixture
+        && matches!(mount.source, crate::policy::spec::MountSource::Cgroup)
+    {
+        let mounts = super::cgroup_mounts::mounts(mount, facts, own_namespace);
+        inside.extend(mounts.into_iter().map(Inside::Put));
+    } else {
+        inside.push(Inside::Put(fixture.clone()));
+    }
+}
+
+/// Hooks, masks and the way into the root.
+fn seal_steps(spec: &Spec, options: &Options, inside: &mut Vec<Inside>) {
+    if !spec.hooks.prestart.is_empty() || !spec.hooks.create_runtime.is_empty() {
+        inside.push(Inside::RuntimeHooks);
+    }
+    if !spec.hooks.create_container.is_empty() {
+        inside.push(Inside::ContainerHooks(spec.hooks.create_container.clone()));
+    }
+    for (path, value) in &spec.sysctl {
+        inside.push(Inside::Sysctl { path: path.clone(), value: value.clone() });
+    }
+    inside.extend(spec.readonly_paths.iter().cloned().map(Inside::ReadonlyPath));
+    inside.extend(spec.masked_paths.iter().cloned().map(Inside::MaskedPath));
+    if let Some(score) = spec.process.as_ref().and_then(|p| p.oom_score_adj) {
+        inside.push(Inside::OomScore(score));
+    }
+    if matches!(spec.root, Root::Directory { readonly: true, .. }) {
+        inside.push(Inside::ReadonlyRoot);
+    }
+    let pivots = spec.namespaces.mount != Namespace::Shared && !options.no_pivot;
+    inside.push(if pivots { Inside::PivotRoot } else { Inside::Chroot });
+    let kind = spec.propagation & !libc::MS_REC;
+    if kind != 0 && kind != libc::MS_SLAVE && kind != libc::MS_PRIVATE {
+        inside.push(Inside::RootPropagation(spec.propagation));
+    }
+}
+
+/// What turns a process inside the environment into the one that was asked
+/// for, up to its exec; `run`, `exec` and a joining rank share it.
+pub fn process_steps(process: &Process, seccomp: Option<&Seccomp>, wait: bool) -> Vec<Inside> {
+    let mut steps = Vec::new();
+    steps.extend(process.rlimits.iter().copied().map(Inside::Rlimit));
+    if let Some(mask) = process.umask {
+        steps.push(Inside::Umask(mask));
+    }
+    // Without no_new_privs a filter needs CAP_SYS_ADMIN, which `Become` drops;
+    // with it, later is better: the filter need not allow the steps before.
+    if seccomp.is_some() && !process.no_new_privileges {
+        steps.push(Inside::Seccomp);
+    }
+    steps.push(Inside::Become { user: process.user.clone(), capabilities: process.capabilities });
+    if process.no_new_privileges {
+        steps.push(Inside::NoNewPrivileges);
+    }
+    steps.push(Inside::WorkingDirectory(process.cwd.clone()));
+    if wait {
+        steps.push(Inside::FindProgram);
+    }
+    if seccomp.is_some() && process.no_new_privileges {
+        steps.push(Inside::Seccomp);
+    }
+    steps
+}
+
+/// The steps of a process that enters an environment which already runs.
+pub fn entering(process: &Process, seccomp: Option<&Seccomp>) -> Vec<Inside> {
+    let mut steps = process_steps(process, seccomp, false);
+    steps.push(Inside::Exec(process.args[0].clone()));
+    steps
+}
+
+/// Where PATH of the process's own environment finds its program, as
+/// execvp(3) would look for it.
+pub fn program(process: &Process) -> Program {
+    let name = &process.args[0];
+    let candidates = if name.as_bytes().contains(&b'/') {
+        vec![name.clone()]
+    } else {
+        let path = process.env.iter().find_map(|e| e.as_bytes().strip_prefix(b"PATH="));
+        path.unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .split(|b| *b == b':')
+            .map(|dir| {
+                let mut full = if dir.is_empty() { b".".to_vec() } else { dir.to_vec() };
+                full.push(b'/');
+                full.extend_from_slice(name.as_bytes());
+                CText::lossy(full)
+            })
+            .collect()
+    };
+    Program { args: process.args.clone(), env: process.env.clone(), candidates }
+}
+
+/// Whether any clock is to be changed at all.
+pub fn changes_clocks(clocks: &Clocks) -> bool {
+    !matches!(clocks, Clocks::Offsets { monotonic: None, boottime: None })
+}

@@ -1,0 +1,326 @@
+//! What is done to give an environment its control groups: pure data, in
+//! order, each step with its undo.
+//!
+//! The environment gets a group of the same path in every hierarchy: in the
+//! v1 ones for limits and statistics, in the v2 one also because its
+//! processes can be killed there in one write (`cgroup.kill`).
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Cgroups, Facts};
+use crate::policy::limits::DeviceRule;
+use crate::policy::spec;
+use crate::problem::{Problem, Problems};
+
+pub mod convert;
+pub mod devices;
+mod limits;
+mod setting;
+
+pub use setting::Setting;
+
+/// The two generations of control groups (cgroups(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// One group: a hierarchy by its mount point, and a path in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub mount: PathBuf,
+    pub version: Version,
+    /// Below the mount point, without a leading slash; empty for its root.
+    pub path: String,
+}
+
+/// The environment's group in one hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    pub at: Place,
+    /// Controllers that are to be found there.
+    pub controllers: Vec<String>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupStep {
+    /// Makes a group, and the groups above it that are not there yet.
+    Make {
+        at: Place,
+        /// Groups above it that are denovo's own and go when they are empty,
+        /// the deepest first.
+        shared: Vec<String>,
+    },
+    /// v1: gives a group and those above it the CPUs and memory nodes of their
+    /// parent where they have none, without which no process can join
+    /// (kernel document cgroup-v1/cpusets, section 2.1).
+    InheritCpuset { at: Place },
+    /// v2: lets the groups below have controllers.
+    Enable {
+        at: Place,
+        controllers: Vec<String>,
+        /// Whether a limit depends on it; statistics alone do not fail a start.
+        needed: bool,
+    },
+    /// Sets a limit.
+    Set { at: Place, setting: Setting },
+    /// Sets which devices may be used; each rule overrides those before it,
+    /// and what none matches is denied.
+    Devices { at: Place, rules: Vec<DeviceRule> },
+    /// Lets a user put processes of their own into the group.
+    Delegate { at: Place, uid: u32 },
+}
+
+/// How one step is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupUndo {
+    /// Removes a group with those below it, then each of `shared` while empty.
+    Remove { at: Place, shared: Vec<String> },
+}
+
+/// Everything about control groups for one environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupPlan {
+    /// The environment's group in each hierarchy.
+    pub groups: Vec<Group>,
+    pub steps: Vec<CgroupStep>,
+    /// Whether the environment starts without groups when a step is refused.
+    pub best_effort: bool,
+    /// What was asked and is left out because it is only best effort, each
+    /// with its reason, for one line to the user.
+    pub left_out: Vec<String>,
+}
+
+/// Plans the groups and limits that `cgroup` asks for on the node of `facts`.
+///
+/// # Errors
+/// Every [`Problem`] at once: a path that is none, and each limit for which
+/// the node has no controller. With `best_effort` the latter are in
+/// [`CgroupPlan::left_out`] instead.
+pub fn plan(cgroup: &spec::Cgroup, facts: &Facts) -> Result<CgroupPlan, Problems> {
+    let mut plan = CgroupPlan { best_effort: cgroup.best_effort, ..CgroupPlan::default() };
+    let mut problems = Problems::new();
+    let Some(path) = &cgroup.path else {
+        if !cgroup.limits.is_empty() {
+            problems.push(
+                Problem::user("limits are asked for, but no control group to set them in")
+                    .hint("leave the limits out, or let denovo make a group"),
+            );
+        }
+        return finish(plan, Problems::new(), problems);
+    };
+    if let Some(problem) = bad_path(path) {
+        return Err(vec![problem]);
+    }
+    if facts.cgroups.v1.is_empty() && facts.cgroups.v2.is_none() {
+        problems.push(
+            Problem::site("no control group hierarchy is mounted")
+                .hint("as root: mount -t cgroup2 none /sys/fs/cgroup"),
+        );
+        return finish(plan, Problems::new(), problems);
+    }
+    let available = available(path, facts);
+    let wanted = limits::wanted(&cgroup.limits, &facts.cgroups, &available);
+    let (settings, mut wrong, missing) = wanted.into_parts();
+    groups(&mut plan, path, facts, &settings.needed_v2);
+    limits::steps(&mut plan, settings);
+    limits::device_steps(&mut plan, &cgroup.limits.devices, facts, &mut wrong, &mut problems);
+    problems.extend(missing);
+    if let Some(uid) = cgroup.delegate_to {
+        for group in &plan.groups {
+            plan.steps.push(CgroupStep::Delegate { at: group.at.clone(), uid });
+        }
+    }
+    finish(plan, wrong, problems)
+}
+
+/// `wrong` is wrong anywhere, `missing` only on this node.
+fn finish(
+    mut plan: CgroupPlan,
+    mut wrong: Problems,
+    missing: Problems,
+) -> Result<CgroupPlan, Problems> {
+    if plan.best_effort {
+        plan.left_out.extend(missing.into_iter().map(|p| p.message));
+    } else {
+        wrong.extend(missing);
+    }
+    if wrong.is_empty() { Ok(plan) } else { Err(wrong) }
+}
+
+/// What makes `path` no path of a group below a mount point.
+fn bad_path(path: &str) -> Option<Problem> {
+    let bad = |why: &str| Some(Problem::user(format!("control group path {path:?}: {why}")));
+    if path.contains(['\n', '\0']) {
+        return bad("holds a line break or a NUL byte");
+    }
+    match path.split('/').find(|name| matches!(*name, "" | "." | "..") || name.len() > 255) {
+        Some("") => bad("is empty, or begins or ends with a slash, or has two in a row"),
+        Some(name) if name.len() > 255 => bad("has a name of more than 255 bytes"),
+        Some(_) => bad("has `.` or `..` in it"),
+        None => None,
+    }
+}
+
+/// Controllers that a v2 group at `path` can get.
+fn available(path: &str, facts: &Facts) -> Vec<String> {
+    let Some(v2) = &facts.cgroups.v2 else { return Vec::new() };
+    if first_level(path, facts) > 0 { &v2.own_controllers } else { &v2.controllers }.clone()
+}
+
+/// How many names of `path` are above what the caller may change: those of
+/// its own v2 group, when it has been delegated that one and no more.
+fn first_level(path: &str, facts: &Facts) -> usize {
+    const CAP_DAC_OVERRIDE: u8 = 1;
+    let own = facts.cgroups.v2.as_ref().map_or("", |v2| v2.own.trim_matches('/'));
+    let below_own =
+        path.strip_prefix(own).is_some_and(|rest| rest.starts_with('/')) && !own.is_empty();
+    if below_own && !facts.caller.has(CAP_DAC_OVERRIDE) { own.split('/').count() } else { 0 }
+}
+
+/// Groups above the environment's that belong to denovo, the deepest first:
+/// those from the name `denovo` or `denovo-…` on. Others may be a scheduler's
+/// or a service manager's, which would not like them removed when empty.
+fn shared(path: &str) -> Vec<String> {
+    let names: Vec<&str> = path.split('/').collect();
+    let ours = names.iter().position(|n| *n == "denovo" || n.starts_with("denovo-"));
+    let first = ours.unwrap_or(names.len());
+    (first + 1..names.len()).rev().map(|end| names[..end].join("/")).collect()
+}
+
+fn groups(plan: &mut CgroupPlan, path: &str, facts: &Facts, needed: &[String]) {
+    let Cgroups { v1, v2 } = &facts.cgroups;
+    for hierarchy in v1 {
+        let at =
+            Place { mount: hierarchy.mount.clone(), version: Version::V1, path: path.to_owned() };
+        plan.steps.push(CgroupStep::Make { at: at.clone(), shared: shared(path) });
+        if hierarchy.controllers.iter().any(|c| c == "cpuset") {
+            plan.steps.push(CgroupStep::InheritCpuset { at: at.clone() });
+        }
+        plan.groups.push(Group { at, controllers: hierarchy.controllers.clone() });
+    }
+    let Some(v2) = v2 else { return };
+    let at = Place { mount: v2.mount.clone(), version: Version::V2, path: path.to_owned() };
+    plan.steps.push(CgroupStep::Make { at: at.clone(), shared: shared(path) });
+    // memory.peak and pids.peak are in the receipt; cpu.stat is there always.
+    let statistics: Vec<String> = available(path, facts)
+        .into_iter()
+        .filter(|c| (c == "memory" || c == "pids") && !needed.contains(c))
+        .collect();
+    let names: Vec<&str> = path.split('/').collect();
+    for level in first_level(path, facts)..names.len() {
+        let above = Place { path: names[..level].join("/"), ..at.clone() };
+        for (controllers, needed) in [(needed, true), (&statistics[..], false)] {
+            if !controllers.is_empty() {
+                plan.steps.push(CgroupStep::Enable {
+                    at: above.clone(),
+                    controllers: controllers.to_vec(),
+                    needed,
+                });
+            }
+        }
+    }
+    let controllers = [needed, &statistics].concat();
+    plan.groups.push(Group { at, controllers });
+}
+
+impl Place {
+    /// Its directory.
+    pub fn dir(&self) -> PathBuf {
+        if self.path.is_empty() { self.mount.clone() } else { self.mount.join(&self.path) }
+    }
+}
+
+impl CgroupStep {
+    /// What takes the step back; `None` where removing the group does.
+    pub fn undo(&self) -> Option<CgroupUndo> {
+        match self {
+            Self::Make { at, shared } => {
+                Some(CgroupUndo::Remove { at: at.clone(), shared: shared.clone() })
+            }
+            // A controller stays enabled for the groups beside ours; the rest
+            // goes with the group.
+            Self::Enable { .. }
+            | Self::InheritCpuset { .. }
+            | Self::Set { .. }
+            | Self::Devices { .. }
+            | Self::Delegate { .. } => None,
+        }
+    }
+
+    /// The group that the step changes.
+    pub fn at(&self) -> &Place {
+        match self {
+            Self::Make { at, .. }
+            | Self::InheritCpuset { at }
+            | Self::Enable { at, .. }
+            | Self::Set { at, .. }
+            | Self::Devices { at, .. }
+            | Self::Delegate { at, .. } => at,
+        }
+    }
+}
+
+impl CgroupPlan {
+    /// The group in the v2 hierarchy.
+    pub fn v2(&self) -> Option<&Group> {
+        self.groups.iter().find(|g| g.at.version == Version::V2)
+    }
+
+    /// The group that has this controller.
+    pub fn with(&self, controller: &str) -> Option<&Group> {
+        self.groups.iter().find(|g| g.controllers.iter().any(|c| c == controller))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.dir().display())
+    }
+}
+
+impl fmt::Display for CgroupStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Make { at, .. } => write!(f, "make {at}"),
+            Self::InheritCpuset { at } => {
+                write!(f, "copy cpuset.cpus and cpuset.mems from the parent to {at}")
+            }
+            Self::Enable { at, controllers, needed } => {
+                let whenever = if *needed { "" } else { " if possible" };
+                write!(f, "enable {} below {at}{whenever}", controllers.join(", "))
+            }
+            Self::Set { at, setting } => {
+                let files: Vec<String> = setting
+                    .files(at.version)
+                    .into_iter()
+                    .map(|(name, value)| format!("{name} = {value}"))
+                    .collect();
+                write!(f, "set {} in {at}", files.join(", "))
+            }
+            Self::Devices { at, rules } => {
+                write!(f, "devices: {} in {at}", devices::summary(rules))
+            }
+            Self::Delegate { at, uid } => write!(f, "let uid {uid} join {at}"),
+        }
+    }
+}
+
+impl fmt::Display for CgroupUndo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Remove { at, shared } = self;
+        write!(f, "remove {at}")?;
+        for path in shared {
+            write!(f, ", {} when empty", Place { path: path.clone(), ..at.clone() })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Ordered steps, and for each that the node can see its undo: pure data.
+//!
+//! A [`Plan`] is made from a [`Spec`] without touching the system, printed by
+//! `denovo explain`, written to the journal, and carried out by `kernel`.
+
+pub mod build;
+pub mod cgroup;
+pub mod cgroup_mounts;
+pub mod inside;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::policy::spec::{Hooks, IdMap, Owner};
+use crate::policy::text::CText;
+use cgroup::CgroupPlan;
+use inside::{Inside, Join};
+
+/// Everything that starting one environment does.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Directories on the node, made in order and removed in reverse.
+    pub directories: Vec<HostDirectory>,
+    pub cgroup: CgroupPlan,
+    pub launch: Launch,
+    pub inside: Vec<Inside>,
+    pub program: Option<Program>,
+    #[serde(skip)]
+    pub seccomp: Option<(Vec<u8>, u32)>,
+    pub hooks: Hooks,
+}
+
+/// A directory that the node can see.
+#[derive(Debug, Clone, Serialize)]
+pub struct HostDirectory {
+    pub path: CText,
+    pub mode: u32,
+    /// Whose it is, when not the caller's.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// How the first process comes to be.
+#[derive(Debug, Clone, Serialize)]
+pub struct Launch {
+    /// `CLONE_NEW*` of the final clone.
+    pub new: u64,
+    /// Namespaces entered first, in this order, by a process in between.
+    pub join: Vec<Join>,
+    /// A new time namespace that has to exist before the first process
+    /// (without denovo's own init the clone itself must enter it).
+    pub clocks: Option<crate::policy::spec::Clocks>,
+    pub uid_map: Vec<IdMap>,
+    pub gid_map: Vec<IdMap>,
+    pub deny_setgroups: bool,
+    pub owner: Option<Owner>,
+}
+
+/// What is executed, with every place that PATH gives.
+#[derive(Debug, Clone, Serialize)]
+pub struct Program {
+    pub args: Vec<CText>,
+    pub env: Vec<CText>,
+    pub candidates: Vec<CText>,
+}
+
+impl Launch {
+    /// Whether a process in between is needed: one that joins or prepares
+    /// what the first process is then born into.
+    pub fn needs_stage(&self) -> bool {
+        !self.join.is_empty() || self.clocks.is_some() || self.owner.is_some()
+    }
+
+    /// Whether the clone makes a user namespace.
+    pub fn new_user(&self) -> bool {
+        self.new & libc::CLONE_NEWUSER as u64 != 0
+    }
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for join in &self.join {
+            writeln!(f, "enter the {:?} namespace {}", join.kind, join.path)?;
+        }
+        if let Some(owner) = &self.owner {
+            writeln!(
+                f,
+                "act as uid {}, gid {}, so that this user owns the namespaces",
+                owner.uid, owner.gid
+            )?;
+        }
+        write!(f, "clone into new namespaces: {}", namespace_names(self.new))?;
+        for (name, maps) in [("uid", &self.uid_map), ("gid", &self.gid_map)] {
+            for m in maps {
+                write!(
+                    f,
+                    "\nmap {name} {}..{} inside to {} outside",
+                    m.inside,
+                    m.inside as u64 + m.count as u64 - 1,
+                    m.outside
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn namespace_names(flags: u64) -> String {
+    let names = [
+        (libc::CLONE_NEWUSER, "user"),
+        (libc::CLONE_NEWNS, "mount"),
+        (libc::CLONE_NEWPID, "pid"),
+        (libc::CLONE_NEWIPC, "ipc"),
+        (libc::CLONE_NEWUTS, "uts"),
+        (libc::CLONE_NEWNET, "network"),
+        (libc::CLONE_NEWCGROUP, "cgroup"),
+    ];
+    let found: Vec<&str> =
+        names.iter().filter(|(bit, _)| flags & *bit as u64 != 0).map(|(_, name)| *name).collect();
+    if found.is_empty() { "none".into() } else { found.join(", ") }
+}
+
+impl Plan {
+    /// The plan as a person reads it: a numbered line a step.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for d in &self.directories {
+            lines.push(format!(
+                "make directory {} mode {:o}; undone by removing it",
+                d.path, d.mode
+            ));
+        }
+        lines.extend(self.cgroup.steps.iter().map(ToString::to_string));
+        lines.extend(self.launch.to_string().lines().map(str::to_owned));
+        lines.extend(self.inside.iter().map(|step| format!("inside: {step}")));
+        lines
+    }
+}

@@ -1,0 +1,498 @@
+//! `linux.seccomp` (OCI config-linux.md, "Seccomp"), compiled by libseccomp.
+
+use std::io::{Read, Seek, SeekFrom};
+
+use libseccomp::{
+    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
+    error::SeccompError,
+};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp as Asked, LinuxSeccompAction as Action, LinuxSeccompArg,
+    LinuxSeccompFilterFlag as Flag, LinuxSeccompOperator as Operator, LinuxSyscall,
+};
+
+use super::findings::Findings;
+use crate::policy::spec::Seccomp;
+use crate::problem::Problem;
+
+/// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
+const FLAG_LOG: u32 = 1 << 1;
+const FLAG_SPEC_ALLOW: u32 = 1 << 2;
+
+/// The kernel's largest errno; what is above would be cut.
+const MAX_ERRNO: u32 = 4095;
+/// `BPF_MAXINSNS`: the kernel takes no longer program.
+const MAX_INSTRUCTIONS: usize = 4096;
+/// From here on libseccomp's binary tree beats its list, as runc found.
+const MANY_RULES: usize = 32;
+/// `struct sock_filter` has so many bytes.
+const INSTRUCTION: usize = 8;
+
+/// Compiles the filter; `None` when there are problems.
+///
+/// As runc: a system call that libseccomp does not know is left out (with a
+/// warning), and so is a rule that says what the default says; comparisons of
+/// one argument with several values are alternatives.
+pub(super) fn check(asked: &Asked, found: &mut Findings) -> Option<Seccomp> {
+    listener(asked, found);
+    let flags = flags(asked, found);
+    let default = action(
+        "linux.seccomp.defaultAction",
+        asked.default_action(),
+        ("linux.seccomp.defaultErrnoRet", asked.default_errno_ret()),
+        found,
+    );
+    let rules = rules(asked, found);
+    let (default, rules) = (default?, rules?);
+    match compile(asked, default, &rules) {
+        Ok(program) if program.len() / INSTRUCTION > MAX_INSTRUCTIONS => {
+            found.refuse("linux.seccomp", "its program is longer than the kernel takes");
+            None
+        }
+        Ok(program) => {
+            let summary = summary(default, rules.len(), program.len() / INSTRUCTION);
+            Some(Seccomp { program, flags, summary })
+        }
+        Err(problem) => {
+            found.push(problem);
+            None
+        }
+    }
+}
+
+fn summary(default: ScmpAction, rules: usize, instructions: usize) -> String {
+    format!("default {default:?}, {rules} rules, {instructions} instructions")
+}
+
+fn listener(asked: &Asked, found: &mut Findings) {
+    if asked.listener_path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()) {
+        found.unsupported("linux.seccomp.listenerPath");
+    }
+    if asked.listener_metadata().as_ref().is_some_and(|m| !m.is_empty()) {
+        found.unsupported("linux.seccomp.listenerMetadata");
+    }
+}
+
+/// runc's default is `SPEC_ALLOW`, which spares the job a slow mitigation
+/// that the kernel itself no longer ties to seccomp. `TSYNC` is about threads,
+/// of which a starting process has one.
+fn flags(asked: &Asked, found: &mut Findings) -> u32 {
+    let Some(list) = asked.flags() else {
+        return FLAG_SPEC_ALLOW;
+    };
+    let mut flags = 0;
+    for (index, flag) in list.iter().enumerate() {
+        match flag {
+            Flag::SeccompFilterFlagLog => flags |= FLAG_LOG,
+            Flag::SeccompFilterFlagSpecAllow => flags |= FLAG_SPEC_ALLOW,
+            Flag::SeccompFilterFlagTsync => {}
+            // It is about a listener only.
+            Flag::SeccompFilterFlagWaitKillableRecv => {
+                found.unsupported(format_args!("linux.seccomp.flags[{index}]: {flag}"));
+            }
+        }
+    }
+    flags
+}
+
+/// # Arguments
+/// * `errno` - the field of the error number, and its value
+fn action(
+    field: &str,
+    asked: Action,
+    (errno_field, errno): (&str, Option<u32>),
+    found: &mut Findings,
+) -> Option<ScmpAction> {
+    if errno.is_some_and(|errno| errno > MAX_ERRNO) {
+        found.refuse(errno_field, "is above the kernel's largest error number, 4095");
+        return None;
+    }
+    if errno.is_some_and(|e| e != 0)
+        && !matches!(asked, Action::ScmpActErrno | Action::ScmpActTrace)
+    {
+        // OCI: the runtime must fail.
+        found.refuse(errno_field, format!("the action {asked} returns no error number"));
+        return None;
+    }
+    let errno = u16::try_from(errno.unwrap_or(libc::EPERM as u32)).unwrap_or(0);
+    Some(match asked {
+        Action::ScmpActKill | Action::ScmpActKillThread => ScmpAction::KillThread,
+        Action::ScmpActKillProcess => ScmpAction::KillProcess,
+        Action::ScmpActTrap => ScmpAction::Trap,
+        Action::ScmpActErrno => ScmpAction::Errno(i32::from(errno)),
+        Action::ScmpActTrace => ScmpAction::Trace(errno),
+        Action::ScmpActLog => ScmpAction::Log,
+        Action::ScmpActAllow => ScmpAction::Allow,
+        Action::ScmpActNotify => {
+            found.unsupported(format_args!("{field}: {asked}"));
+            return None;
+        }
+    })
+}
+
+/// One rule for libseccomp, and the field that it comes from.
+struct Rule {
+    field: String,
+    action: ScmpAction,
+    syscall: ScmpSyscall,
+    comparisons: Vec<ScmpArgCompare>,
+}
+
+/// `None` when one of them has a problem.
+fn rules(asked: &Asked, found: &mut Findings) -> Option<Vec<Rule>> {
+    let mut rules = Vec::new();
+    let mut unknown: Vec<&str> = Vec::new();
+    let mut fine = true;
+    for (index, entry) in asked.syscalls().iter().flatten().enumerate() {
+        let field = format!("linux.seccomp.syscalls[{index}]");
+        let errno_field = format!("{field}.errnoRet");
+        let errno = (errno_field.as_str(), entry.errno_ret());
+        let action = action(&format!("{field}.action"), entry.action(), errno, found);
+        let alternatives = alternatives(&field, entry, found);
+        let (Some(action), Some(alternatives)) = (action, alternatives) else {
+            fine = false;
+            continue;
+        };
+        for name in entry.names() {
+            let Ok(syscall) = ScmpSyscall::from_name(name) else {
+                unknown.push(name);
+                continue;
+            };
+            rules.extend(alternatives.iter().map(|comparisons| Rule {
+                field: format!("{field}: {name}"),
+                action,
+                syscall,
+                comparisons: comparisons.clone(),
+            }));
+        }
+    }
+    if !unknown.is_empty() {
+        unknown.sort_unstable();
+        unknown.dedup();
+        let names = unknown.join(", ");
+        found.warn("linux.seccomp.syscalls", format!("unknown here, so left out: {names}"));
+    }
+    fine.then_some(rules)
+}
+
+/// What must hold for the rule to apply: one of these lists, as a whole.
+fn alternatives(
+    field: &str,
+    entry: &LinuxSyscall,
+    found: &mut Findings,
+) -> Option<Vec<Vec<ScmpArgCompare>>> {
+    let args = entry.args().as_deref().unwrap_or_default();
+    let mut fine = true;
+    let mut uses = [0u32; 6];
+    for (index, arg) in args.iter().enumerate() {
+        match uses.get_mut(arg.index()) {
+            Some(count) => *count += 1,
+            None => {
+                let field = format!("{field}.args[{index}].index");
+                found.refuse(field, format!("{} is not within 0 to 5", arg.index()));
+                fine = false;
+            }
+        }
+    }
+    if entry.names().is_empty() || entry.names().iter().any(String::is_empty) {
+        found.refuse(format_args!("{field}.names"), "names no system call");
+        fine = false;
+    }
+    if !fine {
+        return None;
+    }
+    if uses.iter().any(|count| *count > 1) {
+        return Some(args.iter().map(|arg| vec![comparison(arg)]).collect());
+    }
+    Some(vec![args.iter().map(comparison).collect()])
+}
+
+fn comparison(arg: &LinuxSeccompArg) -> ScmpArgCompare {
+    let value = arg.value();
+    let (op, datum) = match arg.op() {
+        Operator::ScmpCmpNe => (ScmpCompareOp::NotEqual, value),
+        Operator::ScmpCmpLt => (ScmpCompareOp::Less, value),
+        Operator::ScmpCmpLe => (ScmpCompareOp::LessOrEqual, value),
+        Operator::ScmpCmpEq => (ScmpCompareOp::Equal, value),
+        Operator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, value),
+        Operator::ScmpCmpGt => (ScmpCompareOp::Greater, value),
+        // The first value is the mask.
+        Operator::ScmpCmpMaskedEq => {
+            (ScmpCompareOp::MaskedEqual(value), arg.value_two().unwrap_or(0))
+        }
+    };
+    // An index was held to 0..=5 before.
+    ScmpArgCompare::new(u32::try_from(arg.index()).unwrap_or(0), op, datum)
+}
+
+fn compile(asked: &Asked, default: ScmpAction, rules: &[Rule]) -> Result<Vec<u8>, Problem> {
+    let failed = |field: &str, error: &SeccompError| {
+        Problem::user(format!("{field}: libseccomp refuses it: {error}"))
+    };
+    let mut filter =
+        ScmpFilterContext::new(default).map_err(|e| failed("linux.seccomp.defaultAction", &e))?;
+    for (index, arch) in asked.architectures().iter().flatten().enumerate() {
+        let field = format!("linux.seccomp.architectures[{index}]");
+        filter.add_arch(architecture(*arch)).map_err(|e| failed(&field, &e))?;
+    }
+    if rules.len() > MANY_RULES {
+        // Only speed depends on it.
+        let _ = filter.set_ctl_optimize(2);
+    }
+    for rule in rules.iter().filter(|rule| rule.action != default) {
+        filter
+            .add_rule_conditional(rule.action, rule.syscall, &rule.comparisons)
+            .map_err(|e| failed(&rule.field, &e))?;
+    }
+    export(&filter)
+        .map_err(|e| Problem::ours(format!("linux.seccomp: the filter was not written: {e}")))
+}
+
+/// libseccomp before 2.6 writes only to a descriptor.
+fn export(filter: &ScmpFilterContext) -> std::io::Result<Vec<u8>> {
+    let memory = memfd_create(c"seccomp", MFdFlags::MFD_CLOEXEC)?;
+    let mut memory = std::fs::File::from(memory);
+    filter.export_bpf(&memory).map_err(std::io::Error::other)?;
+    memory.seek(SeekFrom::Start(0))?;
+    let mut program = Vec::new();
+    memory.read_to_end(&mut program)?;
+    Ok(program)
+}
+
+fn architecture(arch: Arch) -> ScmpArch {
+    match arch {
+        Arch::ScmpArchNative => ScmpArch::Native,
+        Arch::ScmpArchX86 => ScmpArch::X86,
+        Arch::ScmpArchX86_64 => ScmpArch::X8664,
+        Arch::ScmpArchX32 => ScmpArch::X32,
+        Arch::ScmpArchArm => ScmpArch::Arm,
+        Arch::ScmpArchAarch64 => ScmpArch::Aarch64,
+        Arch::ScmpArchMips => ScmpArch::Mips,
+        Arch::ScmpArchMips64 => ScmpArch::Mips64,
+        Arch::ScmpArchMips64n32 => ScmpArch::Mips64N32,
+        Arch::ScmpArchMipsel => ScmpArch::Mipsel,
+        Arch::ScmpArchMipsel64 => ScmpArch::Mipsel64,
+        Arch::ScmpArchMipsel64n32 => ScmpArch::Mipsel64N32,
+        Arch::ScmpArchPpc => ScmpArch::Ppc,
+        Arch::ScmpArchPpc64 => ScmpArch::Ppc64,
+        Arch::ScmpArchPpc64le => ScmpArch::Ppc64Le,
+        Arch::ScmpArchS390 => ScmpArch::S390,
+        Arch::ScmpArchS390x => ScmpArch::S390X,
+        Arch::ScmpArchParisc => ScmpArch::Parisc,
+        Arch::ScmpArchParisc64 => ScmpArch::Parisc64,
+        Arch::ScmpArchRiscv64 => ScmpArch::Riscv64,
+        Arch::ScmpArchLoongarch64 => ScmpArch::Loongarch64,
+        Arch::ScmpArchM68k => ScmpArch::M68k,
+        Arch::ScmpArchSh => ScmpArch::Sh,
+        Arch::ScmpArchSheb => ScmpArch::Sheb,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_problems, checked, facts};
+    use super::*;
+    use serde_json::{Value, json};
+
+    const ALLOW: u32 = 0x7fff_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    const KILL_THREAD: u32 = 0;
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+
+    fn with(seccomp: Value) -> Value {
+        json!({"linux": {"seccomp": seccomp}})
+    }
+
+    fn filter(seccomp: Value) -> Seccomp {
+        checked(with(seccomp), &facts()).spec.seccomp.unwrap()
+    }
+
+    /// Runs a classic BPF program as the kernel does on a `struct
+    /// seccomp_data`: number, architecture, instruction pointer, arguments.
+    fn run(program: &[u8], arch: u32, number: i64, args: [u64; 6]) -> u32 {
+        let mut data = Vec::new();
+        data.extend((number as u32).to_le_bytes());
+        data.extend(arch.to_le_bytes());
+        data.extend([0; 8]);
+        args.iter().for_each(|arg| data.extend(arg.to_le_bytes()));
+        let (mut at, mut a) = (0, 0u32);
+        loop {
+            let i = &program[at * 8..at * 8 + 8];
+            let code = u16::from_le_bytes([i[0], i[1]]);
+            let k = u32::from_le_bytes([i[4], i[5], i[6], i[7]]);
+            let mut jump = |yes: bool| at += usize::from(if yes { i[2] } else { i[3] });
+            match code {
+                0x20 => {
+                    let from = k as usize;
+                    a = u32::from_le_bytes(data[from..from + 4].try_into().unwrap());
+                }
+                0x54 => a &= k,
+                0x05 => at += k as usize,
+                0x15 => jump(a == k),
+                0x25 => jump(a > k),
+                0x35 => jump(a >= k),
+                0x06 => return k,
+                other => panic!("instruction {other:#x}"),
+            }
+            at += 1;
+        }
+    }
+
+    fn native(filter: &Seccomp, number: i64, args: [u64; 6]) -> u32 {
+        run(&filter.program, X86_64, number, args)
+    }
+
+    #[test]
+    fn actions_reach_their_system_calls() {
+        let filter = filter(json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [
+                {"names": ["read", "write"], "action": "SCMP_ACT_ALLOW"},
+                {"names": ["mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+                {"names": ["reboot"], "action": "SCMP_ACT_KILL_PROCESS"},
+                {"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}
+            ]
+        }));
+        for (number, verdict) in [
+            (libc::SYS_read, ALLOW),
+            (libc::SYS_write, ALLOW),
+            (libc::SYS_mount, ERRNO | 38),
+            (libc::SYS_reboot, 0x8000_0000),
+            (libc::SYS_swapon, ERRNO | 1),
+            (libc::SYS_open, ERRNO | 1),
+        ] {
+            assert_eq!(native(&filter, number, [0; 6]), verdict, "{number}");
+        }
+        assert_eq!(run(&filter.program, I386, 3, [0; 6]), KILL_THREAD);
+        assert_eq!(filter.flags, FLAG_SPEC_ALLOW);
+        assert_eq!(filter.program.len() % INSTRUCTION, 0);
+    }
+
+    #[test]
+    fn arguments_are_compared() {
+        let high = 1u64 << 40;
+        for (op, value, two, yes, no) in [
+            ("NE", 5, 0, high, 5),
+            ("LT", high, 0, high - 1, high),
+            ("LE", high, 0, high, high + 1),
+            ("EQ", high, 0, high, 0),
+            ("GE", high, 0, high, high - 1),
+            ("GT", high, 0, high + 1, high),
+            ("MASKED_EQ", 0x7e02_0000, 0, 0x11, 0x0002_0000),
+            ("MASKED_EQ", 0xff, 0x10, 0x1110, 0x1111),
+        ] {
+            let arg = json!({"index": 1, "value": value, "valueTwo": two,
+                "op": format!("SCMP_CMP_{op}")});
+            let rule = json!({"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [arg]});
+            let filter = filter(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule]}));
+            let verdict = |arg| native(&filter, libc::SYS_clone, [0, arg, 0, 0, 0, 0]);
+            assert_eq!((verdict(yes), verdict(no)), (ALLOW, ERRNO | 1), "{op} {value:#x}");
+        }
+    }
+
+    #[test]
+    fn several_values_of_one_argument_are_alternatives_and_others_go_together() {
+        let arg =
+            |index: u32, value: u32| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
+        let rule = |name: &str, args: [Value; 2]| json!({"names": [name], "action": "SCMP_ACT_ALLOW", "args": args});
+        let filter = filter(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+            rule("personality", [arg(0, 0), arg(0, 8)]),
+            rule("socket", [arg(0, 1), arg(1, 2)])
+        ]}));
+        let at = |number, a, b| native(&filter, number, [a, b, 0, 0, 0, 0]);
+        let personality = [0, 8, 1].map(|a| at(libc::SYS_personality, a, 0));
+        assert_eq!(personality, [ALLOW, ALLOW, ERRNO | 1]);
+        let socket = [(1, 2), (1, 0), (0, 2)].map(|(a, b)| at(libc::SYS_socket, a, b));
+        assert_eq!(socket, [ALLOW, ERRNO | 1, ERRNO | 1]);
+    }
+
+    #[test]
+    fn other_architectures_when_listed() {
+        let filter = filter(json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+            "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"],
+            "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}]
+        }));
+        // mount is 21 there.
+        assert_eq!(run(&filter.program, I386, 21, [0; 6]), ERRNO | 1);
+        assert_eq!(run(&filter.program, I386, 3, [0; 6]), ALLOW);
+        assert_eq!(filter.flags, FLAG_LOG);
+    }
+
+    #[test]
+    fn many_rules_compile_into_one_program() {
+        let names: Vec<String> = (0..300)
+            .filter_map(|n| ScmpSyscall::from_raw_syscall(n).get_name().ok())
+            .filter(|name| name != "mount")
+            .collect();
+        assert!(names.len() > 200);
+        let filter = filter(json!({"defaultAction": "SCMP_ACT_ERRNO", "flags": [],
+            "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]}));
+        assert_eq!(native(&filter, libc::SYS_read, [0; 6]), ALLOW);
+        assert_eq!(native(&filter, libc::SYS_mount, [0; 6]), ERRNO | 1);
+        assert_eq!(filter.flags, 0);
+    }
+
+    #[test]
+    fn unknown_system_calls_are_left_out_with_a_warning() {
+        let long = "x".repeat(100);
+        let checked = checked(
+            with(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                {"names": ["no_such_call", &long], "action": "SCMP_ACT_ERRNO"}]})),
+            &facts(),
+        );
+        assert!(checked.spec.seccomp.is_some());
+        assert!(checked.warnings[0].contains("no_such_call"), "{:?}", checked.warnings);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let rule =
+            |rule: Value| with(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
+        let arg = json!([{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]);
+        assert_problems(&[
+            (
+                with(json!({"defaultAction": "SCMP_ACT_NOTIFY"})),
+                &["linux.seccomp.defaultAction: SCMP_ACT_NOTIFY: not supported"],
+            ),
+            (
+                rule(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"})),
+                &["linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY: not supported"],
+            ),
+            (
+                with(json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x",
+                    "listenerMetadata": "y"})),
+                &["linux.seccomp.listenerPath: not", "linux.seccomp.listenerMetadata: not"],
+            ),
+            (
+                with(json!({"defaultAction": "SCMP_ACT_ALLOW",
+                    "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]})),
+                &["linux.seccomp.flags[0]: "],
+            ),
+            (
+                with(json!({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1})),
+                &["linux.seccomp.defaultErrnoRet: the action SCMP_ACT_ALLOW returns no"],
+            ),
+            (
+                rule(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096})),
+                &["linux.seccomp.syscalls[0].errnoRet: "],
+            ),
+            (
+                rule(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": arg})),
+                &["linux.seccomp.syscalls[0].args[0].index: "],
+            ),
+            (
+                rule(json!({"names": [""], "action": "SCMP_ACT_ERRNO"})),
+                &["linux.seccomp.syscalls[0].names: "],
+            ),
+            (
+                with(json!({"defaultAction": "SCMP_ACT_ALLOW",
+                    "architectures": ["SCMP_ARCH_S390X"]})),
+                &["linux.seccomp.architectures[0]: libseccomp refuses it"],
+            ),
+        ]);
+    }
+}

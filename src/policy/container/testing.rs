@@ -1,0 +1,97 @@
+//! Bundles and facts for the tests of the checks.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Checked, check};
+use crate::host::{Caller, Cgroups, Facts, HierarchyV2};
+use crate::request::default_config::{For, default_config};
+use crate::request::oci::{Bundle, parse};
+use crate::request::root::RootState;
+
+/// A node with cgroup v2 on Linux 6.1, and root.
+pub(super) fn facts() -> Facts {
+    let v2 = HierarchyV2 {
+        mount: PathBuf::from("/sys/fs/cgroup"),
+        controllers: ["cpu", "memory", "pids"].map(String::from).to_vec(),
+        own: "/".into(),
+    };
+    Facts {
+        kernel: (6, 1),
+        caller: Caller {
+            uid: 0,
+            gid: 0,
+            groups: vec![0],
+            capabilities: (1 << 41) - 1,
+            cpus: vec![0, 1],
+        },
+        cgroups: Cgroups { v1: Vec::new(), v2: Some(v2) },
+    }
+}
+
+/// The same node, and an ordinary user.
+pub(super) fn user() -> Facts {
+    let mut facts = facts();
+    facts.caller.uid = 1000;
+    facts.caller.gid = 100;
+    facts.caller.groups = vec![100];
+    facts.caller.capabilities = 0;
+    facts
+}
+
+/// The bundle of the configuration `text`, with a root that is there.
+pub(super) fn bundle_of(text: &str) -> Bundle {
+    let (config, unknown) = parse(text.as_bytes(), Path::new("config.json")).unwrap();
+    let mut bundle = Bundle::new(PathBuf::from("/bundle"), config, unknown);
+    bundle.root = RootState::Directory(PathBuf::from("/bundle/rootfs"));
+    bundle
+}
+
+/// The default configuration, changed as a JSON merge patch (RFC 7386) says.
+pub(super) fn bundle(change: Value) -> Bundle {
+    let mut config: Value = serde_json::from_str(&default_config(For::default())).unwrap();
+    merge(&mut config, change);
+    bundle_of(&config.to_string())
+}
+
+fn merge(target: &mut Value, change: Value) {
+    let Value::Object(change) = change else {
+        *target = change;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    for (key, value) in change {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(&key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+pub(super) fn checked(change: Value, facts: &Facts) -> Checked {
+    check(&bundle(change), "c1", facts).unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+pub(super) fn problems(change: Value, facts: &Facts) -> Vec<String> {
+    match check(&bundle(change), "c1", facts) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.into_iter().map(|p| p.message).collect(),
+    }
+}
+
+/// Each change, by root, has exactly the problems that begin like these, in
+/// this order but for what depends on the order of the checks.
+pub(super) fn assert_problems(cases: &[(Value, &[&str])]) {
+    for (change, expected) in cases {
+        let found = problems(change.clone(), &facts());
+        assert_eq!(found.len(), expected.len(), "{change}: {found:#?}");
+        for expected in *expected {
+            let named = found.iter().any(|f| f.starts_with(expected));
+            assert!(named, "{change}: {expected:?} not in {found:#?}");
+        }
+    }
+}

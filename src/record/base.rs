@@ -1,0 +1,74 @@
+//! Where records live.
+
+use std::fs::{DirBuilder, Metadata};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::problem::Problem;
+
+/// The caller's base directory: /run/denovo for root, for a user below
+/// `XDG_RUNTIME_DIR` (XDG Base Directory Specification) or else in /tmp.
+pub fn base(uid: u32) -> PathBuf {
+    if uid == 0 {
+        return PathBuf::from("/run/denovo");
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    match runtime {
+        Some(dir) if dir.is_absolute() && owned_directory(&dir, uid) => dir.join("denovo"),
+        _ => PathBuf::from(format!("/tmp/denovo-{uid}")),
+    }
+}
+
+/// Root's base directory, in which users look for environments that a
+/// scheduler made for them.
+pub fn site_base() -> &'static Path {
+    Path::new("/run/denovo")
+}
+
+fn owned_directory(path: &Path, uid: u32) -> bool {
+    path.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == uid)
+}
+
+/// Makes a directory (and its missing parents) that is the caller's own, or
+/// finds it made; refuses one that somebody else put there.
+///
+/// # Errors
+/// It cannot be made, or is not a directory of the caller's.
+pub fn own_directory(path: &Path, mode: u32, uid: u32) -> Result<(), Problem> {
+    let made = DirBuilder::new().mode(mode).create(path);
+    match made {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent() {
+                own_directory(parent, mode, uid)?;
+            }
+            match DirBuilder::new().mode(mode).create(path) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(cannot(path, &e)),
+            }
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(cannot(path, &e)),
+    }
+    match path.symlink_metadata() {
+        Ok(m) if m.is_dir() && m.uid() == uid && private_enough(&m) => Ok(()),
+        Ok(m) => Err(Problem::site(format!(
+            "{}: is not a directory of uid {uid} that only it can write (found uid {}, mode {:o})",
+            path.display(),
+            m.uid(),
+            m.mode()
+        ))
+        .hint("remove it, or name another place with --root DIR")),
+        Err(e) => Err(cannot(path, &e)),
+    }
+}
+
+fn private_enough(m: &Metadata) -> bool {
+    m.mode() & 0o022 == 0
+}
+
+fn cannot(path: &Path, why: &std::io::Error) -> Problem {
+    Problem::site(format!("{}: cannot be made: {why}", path.display()))
+        .hint("name a directory that you can write with --root DIR")
+}

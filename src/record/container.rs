@@ -1,0 +1,230 @@
+//! Records of OCI containers: one directory each, with `state.json`.
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::process::ProcessName;
+use crate::plan::cgroup::CgroupPlan;
+use crate::policy::spec::{Hook, Process};
+use crate::problem::Problem;
+
+/// All containers below one `--root`.
+pub struct Store {
+    root: PathBuf,
+}
+
+/// The record of one container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub id: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Who called create or run.
+    pub uid: u32,
+    /// The denovo process that makes it, or waits for it in the foreground.
+    pub keeper: Option<ProcessName>,
+    /// The container's first process, once there is one.
+    pub init: Option<ProcessName>,
+    /// Groups to remove.
+    pub cgroup: CgroupPlan,
+    pub annotations: Vec<(String, String)>,
+    pub poststart: Vec<Hook>,
+    pub poststop: Vec<Hook>,
+    /// What `exec` takes over: user, capabilities, environment, …
+    pub process: Option<Process>,
+    /// The container removes itself when it ends (`run` in the foreground).
+    pub transient: bool,
+}
+
+/// OCI runtime-spec, "State": `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Stopped,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The document that `state` prints and hooks read (runtime-spec, "State").
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State<'a> {
+    pub oci_version: &'static str,
+    pub id: &'a str,
+    pub status: Status,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub pid: i32,
+    pub bundle: &'a Path,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub annotations: std::collections::BTreeMap<&'a str, &'a str>,
+}
+
+fn is_zero(pid: &i32) -> bool {
+    *pid == 0
+}
+
+/// The version of the runtime-spec that documents are written in.
+pub const OCI_VERSION: &str = "1.2.0";
+
+impl Store {
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn directory(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
+    /// Where the process of a created container waits for `start`.
+    pub fn start_socket(&self, id: &str) -> PathBuf {
+        self.directory(id).join("start.sock")
+    }
+
+    /// Claims an id by making its directory, which only one can.
+    ///
+    /// # Errors
+    /// The id is taken, or the store cannot be written.
+    pub fn claim(&self, id: &str, uid: u32) -> Result<(), Problem> {
+        let dir = self.directory(id);
+        let make = || DirBuilder::new().mode(0o711).create(&dir);
+        let made = match make() {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                super::base::own_directory(&self.root, 0o711, uid)?;
+                make()
+            }
+            made => made,
+        };
+        made.map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => Problem::user(format!(
+                "container with id {id:?} already exists in {}",
+                self.root.display()
+            ))
+            .hint(format!("choose another id, or end it with: denovo delete --force {id}")),
+            _ => Problem::site(format!("{}: cannot be made: {e}", dir.display()))
+                .hint("name a directory that you can write with --root DIR"),
+        })
+    }
+
+    /// Writes a record so that a reader sees the old or the new one, whole.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn save(&self, record: &Record) -> Result<(), Problem> {
+        let dir = self.directory(&record.id);
+        let text = serde_json::to_vec(record).map_err(|e| {
+            Problem::ours(format!("the record of {} cannot be written: {e}", record.id))
+        })?;
+        let (new, path) = (dir.join("state.json.new"), dir.join("state.json"));
+        fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).map_err(|e| {
+            Problem::site(format!("{}: cannot be written: {e}", path.display()))
+                .hint("free some space there, or name another place with --root DIR")
+        })
+    }
+
+    /// # Errors
+    /// There is no such container, it is not the caller's, or its record is
+    /// damaged.
+    pub fn load(&self, id: &str) -> Result<Record, Problem> {
+        let dir = self.directory(id);
+        let absent = || {
+            Problem::user(format!("container {id:?} does not exist in {}", self.root.display()))
+                .hint("denovo list shows the containers; --root must be the one of its create")
+        };
+        let meta = dir.symlink_metadata().map_err(|_| absent())?;
+        let own = nix::unistd::geteuid().as_raw();
+        if !meta.is_dir() || meta.uid() != own {
+            // What another user can write must not steer us, root least of all.
+            return Err(Problem::user(format!(
+                "{}: belongs to uid {}, not to the caller (uid {own}); its record is not trusted",
+                dir.display(),
+                meta.uid()
+            ))
+            .hint("call denovo as that user"));
+        }
+        let path = dir.join("state.json");
+        let text = match fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Err(absent()),
+            read => read.map_err(|e| Problem::site(format!("{}: {e}", path.display())))?,
+        };
+        serde_json::from_slice(&text).map_err(|e| {
+            Problem::ours(format!("{}: damaged: {e}", path.display()))
+                .hint(format!("denovo delete --force {id} removes what is left of it"))
+        })
+    }
+
+    /// Ids of all containers here, sorted.
+    pub fn ids(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut ids: Vec<String> = entries
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .filter_map(|e| e.file_name().into_string().ok())
+            .collect();
+        ids.sort();
+        ids
+    }
+
+    /// Forgets a container; nothing of it may run any more.
+    ///
+    /// # Errors
+    /// Something of the directory cannot be removed.
+    pub fn forget(&self, id: &str) -> Result<(), Problem> {
+        let dir = self.directory(id);
+        for name in ["state.json", "state.json.new", "start.sock"] {
+            let _ = fs::remove_file(dir.join(name));
+        }
+        match fs::remove_dir(&dir) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(_) => fs::remove_dir_all(&dir)
+                .map_err(|e| Problem::site(format!("{}: cannot be removed: {e}", dir.display()))),
+        }
+    }
+
+    /// Where the container stands now.
+    pub fn status(&self, record: &Record) -> Status {
+        match &record.init {
+            None if record.keeper.is_some_and(|k| k.alive()) => Status::Creating,
+            None => Status::Stopped,
+            Some(init) if !init.alive() => Status::Stopped,
+            Some(_) if self.start_socket(&record.id).exists() => Status::Created,
+            Some(_) => Status::Running,
+        }
+    }
+}
+
+impl Record {
+    /// The document for `state` and for hooks.
+    pub fn state(&self, status: Status) -> State<'_> {
+        let running = matches!(status, Status::Created | Status::Running | Status::Creating);
+        State {
+            oci_version: OCI_VERSION,
+            id: &self.id,
+            status,
+            pid: self.init.filter(|_| running).map_or(0, |p| p.pid),
+            bundle: &self.bundle,
+            annotations: self.annotations.iter().map(|(k, v)| (&k[..], &v[..])).collect(),
+        }
+    }
+}

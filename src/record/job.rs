@@ -1,0 +1,193 @@
+//! Records of jobs' environments: one directory each, with `state.json` and
+//! the socket of the monitor.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::base;
+use super::process::ProcessName;
+use crate::plan::cgroup::CgroupPlan;
+use crate::problem::Problem;
+
+/// All environments below one base directory.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    root: PathBuf,
+}
+
+/// What is known of one environment; written before its first step.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobRecord {
+    pub id: String,
+    /// Whose processes run in it.
+    pub uid: u32,
+    pub gid: u32,
+    pub bundle: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The process that keeps it; when that is gone, so is the environment.
+    pub monitor: Option<ProcessName>,
+    pub init: Option<ProcessName>,
+    pub cgroup: CgroupPlan,
+    /// CPUs that no other environment may take.
+    pub reserved_cpus: Vec<u32>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    pub node_network: bool,
+    /// Stays when the last process leaves (`job start`).
+    pub persistent: bool,
+    /// Directory on the scratch disk to remove.
+    pub scratch: Option<PathBuf>,
+}
+
+/// Held while an environment of one id is made or joined.
+pub struct Lock {
+    _file: Flock<File>,
+    path: PathBuf,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Whoever waits for it notices that the name is gone (see `lock`).
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Jobs {
+    pub fn new(base: &Path) -> Self {
+        Self { root: base.join("jobs") }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn directory(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
+    pub fn socket(&self, id: &str) -> PathBuf {
+        self.directory(id).join("socket")
+    }
+
+    /// Waits until nobody else makes, joins or removes this id.
+    ///
+    /// # Errors
+    /// The base directory cannot be written.
+    pub fn lock(&self, id: &str) -> Result<Lock, Problem> {
+        let uid = nix::unistd::geteuid().as_raw();
+        base::own_directory(&self.root, 0o711, uid)?;
+        let path = self.root.join(format!(".{id}.lock"));
+        let cannot = |why: String| {
+            Problem::site(format!("{}: cannot be locked: {why}", path.display()))
+                .hint("name a directory that you can write with --root DIR")
+        };
+        loop {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+            let file = file.map_err(|e| cannot(e.to_string()))?;
+            let held = Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, e)| cannot(e.desc().into()))?;
+            let same =
+                |a: &fs::Metadata, b: &fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
+            match (&held.metadata(), &fs::symlink_metadata(&path)) {
+                (Ok(a), Ok(b)) if same(a, b) => return Ok(Lock { _file: held, path }),
+                // Its last holder removed the name while we waited.
+                _ => {}
+            }
+        }
+    }
+
+    /// Makes the directory of an environment.
+    ///
+    /// # Errors
+    /// It exists, or cannot be made.
+    pub fn make(&self, id: &str) -> Result<(), Problem> {
+        let dir = self.directory(id);
+        DirBuilder::new()
+            .mode(0o711)
+            .create(&dir)
+            .and_then(|()| DirBuilder::new().mode(0o711).create(dir.join("root")))
+            .map_err(|e| {
+                Problem::site(format!("{}: cannot be made: {e}", dir.display()))
+                    .hint("free some space there, or name another directory with --root DIR")
+            })
+    }
+
+    /// Writes a record so that a reader sees the old or the new one, whole.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn save(&self, record: &JobRecord) -> Result<(), Problem> {
+        let dir = self.directory(&record.id);
+        let (new, path) = (dir.join("state.json.new"), dir.join("state.json"));
+        let text = serde_json::to_vec(record).map_err(|e| Problem::ours(e.to_string()))?;
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, &text))
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|e| Problem::site(format!("{}: cannot be written: {e}", path.display())))
+    }
+
+    /// The record of an environment, if its directory is the caller's own.
+    pub fn load(&self, id: &str) -> Option<JobRecord> {
+        let dir = self.directory(id);
+        let own = nix::unistd::geteuid().as_raw();
+        dir.symlink_metadata().ok().filter(|m| m.is_dir() && m.uid() == own)?;
+        serde_json::from_slice(&fs::read(dir.join("state.json")).ok()?).ok()
+    }
+
+    /// Ids of all environments here, sorted.
+    pub fn ids(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut ids: Vec<String> = entries
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .filter_map(|e| e.file_name().into_string().ok())
+            .collect();
+        ids.sort();
+        ids
+    }
+
+    /// CPUs that other live environments hold, with the id of each holder.
+    pub fn reserved(&self) -> Vec<(u32, String)> {
+        self.ids()
+            .iter()
+            .filter_map(|id| self.load(id))
+            .filter(JobRecord::kept)
+            .flat_map(|r| r.reserved_cpus.into_iter().map(move |cpu| (cpu, r.id.clone())))
+            .collect()
+    }
+
+    /// Removes the directory of an environment.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub fn forget(&self, id: &str) -> Result<(), Problem> {
+        let dir = self.directory(id);
+        for name in ["socket", "state.json", "state.json.new"] {
+            let _ = fs::remove_file(dir.join(name));
+        }
+        let _ = fs::remove_dir(dir.join("root"));
+        match fs::remove_dir(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Problem::site(format!("{}: cannot be removed: {e}", dir.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl JobRecord {
+    /// Whether somebody keeps the environment.
+    pub fn kept(&self) -> bool {
+        self.monitor.is_some_and(|m| m.alive())
+    }
+}

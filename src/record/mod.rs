@@ -1,0 +1,10 @@
+//! What denovo keeps on the node about the environments it made.
+//!
+//! A record is written before the first step that the node can see, and
+//! holds what is needed to take that step back, so that cleaning up after a
+//! crash is a replay.
+
+pub mod base;
+pub mod container;
+pub mod job;
+pub mod process;

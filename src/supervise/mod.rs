@@ -1,0 +1,9 @@
+//! Waits for what was started: the foreground, the terminal, a job's monitor
+//! and its init.
+
+pub mod container;
+pub mod groups;
+pub mod init;
+pub mod protocol;
+pub mod proxy;
+pub mod terminal;

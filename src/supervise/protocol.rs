@@ -1,0 +1,104 @@
+//! What a command and the monitor of an environment say to each other: JSON
+//! packets over a SOCK_SEQPACKET socket, descriptors beside them.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::kernel::cgroup::Usage;
+use crate::kernel::channel::{receive_with, send_with};
+use crate::policy::spec::Kind;
+use crate::record::job::JobRecord;
+
+/// Longest packet, in bytes: an image's environment has to fit.
+const LONGEST: usize = 256 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Count me in, and give me what entering takes.
+    Join,
+    /// Move this process of mine into the environment's groups.
+    Place {
+        pid: i32,
+    },
+    /// My process has ended.
+    Leave,
+    /// End the environment.
+    End,
+    Show,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    Joined(Entry),
+    Placed,
+    /// How things stand for the one who leaves.
+    Left(Parting),
+    /// The end has begun; the connection closes when nothing is left.
+    Ending(Parting),
+    Shown {
+        record: Box<JobRecord>,
+        processes: usize,
+        usage: Usage,
+    },
+    Refused {
+        why: String,
+    },
+}
+
+/// What entering takes; the descriptors come in the order of these fields.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Entry {
+    pub namespaces: Vec<Kind>,
+    /// `tasks` files of cgroup v1 groups.
+    pub v1_doors: usize,
+    /// Whether a descriptor of the cgroup v2 group follows.
+    pub v2_door: bool,
+    /// The monitor has to move the process.
+    pub place: bool,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub bundle: String,
+    /// The image's own variables.
+    pub env: Vec<String>,
+    /// Where no group can hold the processes on their CPUs.
+    pub cpus: Option<Vec<u32>>,
+}
+
+/// What is said at the end.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Parting {
+    /// Nobody is left, the environment ends.
+    pub last: bool,
+    pub usage: Usage,
+    /// Bytes; the limit that processes were killed for.
+    pub memory: Option<u64>,
+}
+
+/// Sends one message.
+///
+/// # Errors
+/// As sendmsg(2).
+pub fn say<T: Serialize>(to: &OwnedFd, message: &T, fds: &[&OwnedFd]) -> Result<(), Errno> {
+    let text = serde_json::to_vec(message).map_err(|_| Errno::EINVAL)?;
+    let numbers: Vec<i32> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+    send_with(to, &text, &numbers)
+}
+
+/// Receives one message; `None` when the other side has closed.
+///
+/// # Errors
+/// As recvmsg(2); `EPROTO` for something that is no such message.
+pub fn hear<T: DeserializeOwned>(from: &OwnedFd) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
+    let mut buffer = vec![0u8; LONGEST];
+    let (length, fds) = receive_with(from, &mut buffer)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let message = serde_json::from_slice(&buffer[..length]).map_err(|_| Errno::EPROTO)?;
+    Ok(Some((message, fds)))
+}

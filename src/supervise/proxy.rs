@@ -1,0 +1,139 @@
+//! Stands in the caller's place for a process inside: hands signals and the
+//! terminal through, waits, gives its exit status.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use super::terminal::Relay;
+use crate::kernel::sys;
+
+/// Signals held back while something is started, so that none is lost.
+pub struct Signals {
+    fd: SignalFd,
+    before: SigSet,
+}
+
+impl Signals {
+    /// Blocks every signal that can be; they are read from here on.
+    ///
+    /// # Errors
+    /// As signalfd(2).
+    pub fn hold() -> Result<Self, Errno> {
+        let mut before = SigSet::empty();
+        let all = SigSet::all();
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), Some(&mut before))?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self { fd: SignalFd::with_flags(&all, flags)?, before })
+    }
+
+    /// The mask that the caller had, for the process inside.
+    pub fn before(&self) -> SigSet {
+        self.before
+    }
+}
+
+/// One process inside and what belongs to it out here.
+pub struct Proxy<'a> {
+    pub pid: i32,
+    pub pidfd: &'a OwnedFd,
+    pub relay: Option<Relay>,
+    pub signals: &'a Signals,
+    /// Whether the process is in our own process group: the terminal's
+    /// signals reach it without our help then.
+    pub shares_group: bool,
+}
+
+impl Proxy<'_> {
+    /// Waits until the process ends; gives its exit code, 128+n for signal n.
+    pub fn wait(mut self) -> i32 {
+        loop {
+            let ended = self.turn();
+            if ended {
+                break;
+            }
+        }
+        if let Some(relay) = &self.relay {
+            relay.drain();
+        }
+        exit_code(self.pid)
+    }
+
+    /// Sleeps until something happens and handles it; true once the process
+    /// ended.
+    fn turn(&mut self) -> bool {
+        let stdin = std::io::stdin();
+        let mut fds = vec![
+            PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.fd.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(relay) = &self.relay {
+            fds.push(PollFd::new(relay.master(), PollFlags::POLLIN));
+            if relay.reads_input {
+                fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        if poll(&mut fds, PollTimeout::NONE).is_err() {
+            return false;
+        }
+        let ready: Vec<bool> =
+            fds.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect();
+        drop(fds);
+        if ready[1] {
+            self.pass_signals();
+        }
+        if let Some(relay) = &mut self.relay {
+            if ready.get(3) == Some(&true) {
+                relay.forward_input();
+            }
+            if ready.get(2) == Some(&true) && !relay.forward_output() {
+                self.relay = None;
+            }
+        }
+        ready[0]
+    }
+
+    fn pass_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.fd.read_signal() {
+            let signal = info.ssi_signo as i32;
+            // The kernel tells a whole foreground group of ^C and the like.
+            let from_terminal = info.ssi_code == libc::SI_KERNEL;
+            match signal {
+                libc::SIGCHLD => {}
+                libc::SIGWINCH if self.relay.is_some() => {
+                    if let Some(relay) = &self.relay {
+                        relay.resize();
+                    }
+                }
+                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if self.shares_group => {
+                    stop_self();
+                }
+                _ if from_terminal && self.shares_group => {}
+                _ => {
+                    let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), signal);
+                }
+            }
+        }
+    }
+}
+
+/// Stops as the job control of a shell expects it of the process it started.
+fn stop_self() {
+    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+}
+
+/// Reaps the process; 128+n when signal n ended it.
+pub fn exit_code(pid: i32) -> i32 {
+    loop {
+        match waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => return code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => return 128 + signal as i32,
+            Err(Errno::EINTR) | Ok(_) => {}
+            Err(_) => return 125,
+        }
+    }
+}
