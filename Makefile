@@ -1,0 +1,63 @@
+# `make help` lists the targets. Every target that needs packages sees to them
+# first (scripts/setup): on a Debian machine, as root, it installs what is
+# missing by name; otherwise it says what to install.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+bindir  := $(DESTDIR)$(PREFIX)/bin
+docdir  := $(DESTDIR)$(PREFIX)/share/doc/denovo
+
+# Where Debian keeps libseccomp's archive; .cargo/config.toml has a default for
+# one architecture only, and what stands in the environment wins over it.
+libseccomp := $(wildcard /usr/lib/$(shell uname -m)-linux-gnu)
+ifneq ($(libseccomp),)
+export LIBSECCOMP_LIB_PATH ?= $(libseccomp)
+endif
+
+# The build names its target (.cargo/config.toml says why), so that cargo's own
+# copy lies below a folder named after it; this one has a fixed place, and
+# `sudo make install` after `make build` needs no Rust for root.
+binary  := target/denovo
+sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check bench install clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+build: $(binary) ## the release binary, static: target/denovo
+	@:
+
+$(binary): $(sources)
+	@scripts/setup build
+	cargo build --release --locked
+	@cp -f "$${CARGO_TARGET_DIR:-target}/$$(rustc -vV | sed -n 's/^host: //p')/release/denovo" $@
+
+demo: ## a real MPI program inside and outside an environment, side by side (about 2 minutes)
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	@demo/run $(binary)
+
+check: ## form, lints, unit tests: what every commit passes (under 2 minutes)
+	@scripts/setup check
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo test --locked --lib --bins
+
+test: ## everything CI runs: check, then the tests on the real kernel
+	@scripts/setup test
+	@scripts/test
+
+bench: ## start-up and memory against crun, runc, bubblewrap and the kernel's floor
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@benches/run $(binary)
+
+install: $(binary) ## binary and licence to PREFIX (/usr/local), below DESTDIR if given
+	install -d $(bindir) $(docdir)
+	install -m 755 $(binary) $(bindir)/denovo
+	install -m 644 LICENSE README.md CHANGELOG.md $(docdir)
+
+clean: ## remove everything that was built
+	cargo clean
