@@ -87,6 +87,8 @@ pub enum Inside {
     },
     Seccomp,
     WorkingDirectory(CText),
+    /// The first of these that exists.
+    FirstDirectory(Vec<CText>),
     FindProgram,
     /// Wait for `start` on the container's start socket.
     AwaitStart,
@@ -154,6 +156,10 @@ impl fmt::Display for Inside {
             }
             Seccomp => f.write_str("system call filter"),
             WorkingDirectory(path) => write!(f, "working directory {path}"),
+            FirstDirectory(all) => {
+                let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+                write!(f, "working directory {}", all.join(", else "))
+            }
             FindProgram => f.write_str("look for the program"),
             AwaitStart => f.write_str("wait for start"),
             StartHooks(h) => write!(f, "{} startContainer hooks", h.len()),
