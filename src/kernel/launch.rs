@@ -159,9 +159,6 @@ fn run_child(
     executable: Option<&Executable<'_>>,
     channel: &Channel,
 ) -> i32 {
-    // What waits inside a container must not be readable through /proc by
-    // what runs there (CVE-2016-9962, CVE-2019-5736).
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     if channel.expect(Word::Go).is_err() {
         return 125;
     }
@@ -244,7 +241,12 @@ fn run_stage(
     channel: &Channel,
     body: &dyn Fn(&Channel) -> i32,
 ) -> ! {
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
+    // Nothing inside may look at what this process brings along from outside
+    // (CVE-2016-9962). One that makes a user namespace instead must stay
+    // readable for its parent, who writes the maps; nobody is inside yet.
+    if !launch.join.is_empty() {
+        let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
+    }
     if user_first && stage.expect(Word::Go).is_err() {
         sys::exit_now(125);
     }

@@ -20,6 +20,7 @@ use crate::kernel::launch::{Born, Extra, Failure, launch};
 use crate::kernel::sys::{self, Forked};
 use crate::kernel::{channel, failure};
 use crate::plan::Plan;
+use crate::policy::spec::Kind;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
 use crate::record::process::ProcessName;
@@ -47,7 +48,8 @@ struct Monitor {
     orders: Orders,
     doors: Doors,
     born: Born,
-    namespaces: Vec<OwnedFd>,
+    /// Those that are not the node's own, in the order of entering.
+    namespaces: Vec<(Kind, OwnedFd)>,
     listener: OwnedFd,
     clients: Vec<Client>,
     /// Who waits for the end.
@@ -176,7 +178,7 @@ impl Monitor {
     }
 
     /// The first packet of init: its namespaces, or why it failed.
-    fn receive_namespaces(born: &Born) -> Result<Vec<OwnedFd>, Failure> {
+    fn receive_namespaces(born: &Born) -> Result<Vec<(Kind, OwnedFd)>, Failure> {
         let mut buffer = [0u8; 1024];
         let died = |errno| Failure {
             step: None,
@@ -186,7 +188,11 @@ impl Monitor {
         };
         let (length, fds) = receive_with(born.channel.as_owned(), &mut buffer).map_err(died)?;
         if buffer[..length] == *b"n" && fds.len() == init::NAMESPACES.len() {
-            return Ok(fds);
+            let all = init::NAMESPACES.iter().zip(fds);
+            return Ok(all
+                .filter(|((_, own), fd)| differs(own, fd))
+                .map(|((kind, _), fd)| (*kind, fd))
+                .collect());
         }
         match channel::parse(&buffer[..length], None) {
             Ok(channel::Heard::Failed { step, errno, call }) => {
@@ -203,6 +209,7 @@ impl Monitor {
             report.as_owned().as_raw_fd(),
             nix::sys::socket::Shutdown::Both,
         );
+        sys::set_command_line(b"denovo monitor");
         self.orders.plan.inside = Vec::new();
         self.orders.plan.program = None;
         sys::shrink();
@@ -297,7 +304,7 @@ impl Monitor {
         let alone_v2 = doors.v1_tasks.is_empty() && doors.v2_dir.is_some();
         let v2 = doors.v2_dir.as_ref().filter(|_| direct);
         let entry = Entry {
-            namespaces: init::NAMESPACES.iter().map(|(kind, _)| *kind).collect(),
+            namespaces: self.namespaces.iter().map(|(kind, _)| *kind).collect(),
             v1_doors: doors.v1_tasks.len(),
             v2_door: v2.is_some(),
             place: alone_v2 && !direct,
@@ -308,7 +315,7 @@ impl Monitor {
             env: self.orders.env.clone(),
             cpus: self.orders.affinity.clone(),
         };
-        let fds: Vec<&OwnedFd> = self.namespaces.iter().chain(&doors.v1_tasks).chain(v2).collect();
+        let fds: Vec<&OwnedFd> = self.namespaces.iter().map(|(_, fd)| fd).chain(&doors.v1_tasks).chain(v2).collect();
         let client = &mut self.clients[index];
         client.joined = protocol::say(&client.socket, &Reply::Joined(entry), &fds).is_ok();
     }
@@ -374,6 +381,13 @@ impl Monitor {
         let _ = started;
         drop(self.waiting);
     }
+}
+
+/// Whether a namespace is another than ours: the node's own need not be
+/// entered, and could not be from inside the new user namespace.
+fn differs(own: &std::ffi::CStr, theirs: &OwnedFd) -> bool {
+    let own = nix::sys::stat::stat(own).map(|s| (s.st_dev, s.st_ino));
+    nix::sys::stat::fstat(theirs).map(|s| (s.st_dev, s.st_ino)) != own
 }
 
 /// Only the environment's user (and root) may connect.

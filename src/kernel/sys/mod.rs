@@ -329,6 +329,24 @@ pub fn set_process_name(name: &CStr) -> Result<(), Errno> {
     Errno::result(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
 }
 
+/// The command line that ps shows, overwritten in place: at most as long as
+/// the one that this process was started with (proc_pid_cmdline(5)).
+pub fn set_command_line(text: &[u8]) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let Some((_, rest)) = stat.rsplit_once(')') else { return };
+    let mut fields = rest.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
+    let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else { return };
+    if start == 0 || end <= start + text.len() {
+        return;
+    }
+    // SAFETY: the kernel says that start..end is where the arguments of this
+    // process lie, on its own stack and writable. Nothing reads them as Rust
+    // values any more: the command line was parsed into owned strings.
+    let area = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, end - start) };
+    area.fill(0);
+    area[..text.len()].copy_from_slice(text);
+}
+
 /// setgroups(2) for this process, by the raw call: glibc's own would signal
 /// threads that do not exist here.
 ///
