@@ -162,6 +162,11 @@ fn run_child(
     if channel.expect(Word::Go).is_err() {
         return 125;
     }
+    if plan.launch.owner.is_some() {
+        // Becoming the owner made this process's files in /proc root's, who
+        // is nobody in the new user namespace; some must be written to.
+        let _ = sys::prctl(libc::PR_SET_DUMPABLE, 1, 0);
+    }
     let mut child = Child::new(channel, &doors.v1_tasks);
     child.executable = executable;
     child.seccomp = plan.seccomp.as_ref().map(|(program, flags)| (&program[..], *flags));

@@ -104,7 +104,7 @@ impl fmt::Display for Inside {
         match self {
             EnterGroups => f.write_str("enter the control groups"),
             NewCgroupNamespace => f.write_str("new cgroup namespace, rooted there"),
-            NewClocks(Clocks::FromZero) => f.write_str("new clocks that start at zero"),
+            NewClocks(Clocks::JustBooted) => f.write_str("new clocks, as just after boot"),
             NewClocks(Clocks::Offsets { monotonic, boottime }) => {
                 write!(f, "new clocks, offset by {monotonic:?} and {boottime:?}")
             }

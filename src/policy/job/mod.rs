@@ -172,7 +172,7 @@ fn namespaces(case: &Case<'_>, warnings: &mut Vec<String>) -> Namespaces {
         uid_map,
         gid_map,
         deny_setgroups: !case.by_root(),
-        clocks: Clocks::FromZero,
+        clocks: Clocks::JustBooted,
         owner: (case.by_root() && person.uid != 0).then(|| Owner {
             uid: person.uid,
             gid: person.gid,
