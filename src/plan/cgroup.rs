@@ -127,6 +127,13 @@ pub fn plan(cgroup: &spec::Cgroup, facts: &Facts) -> Result<CgroupPlan, Problems
     let available = available(path, facts);
     let wanted = limits::wanted(&cgroup.limits, &usable, &available, &facts.cgroups);
     let (settings, mut wrong, missing) = wanted.into_parts();
+    // A user cannot be let into a v2 group that root made: the kernel asks for
+    // rights in the groups above (cgroup-v2, "Delegation Containment"). Where
+    // the limits are v1's, the v2 group would only show who is not in it.
+    let mut usable = usable;
+    if cgroup.delegate_to.is_some() && !usable.v1.is_empty() && settings.needed_v2.is_empty() {
+        usable.v2 = None;
+    }
     groups(&mut plan, path, &usable, facts, &settings.needed_v2);
     limits::steps(&mut plan, settings);
     limits::device_steps(&mut plan, &cgroup.limits.devices, facts, &mut wrong, &mut problems);

@@ -315,7 +315,8 @@ impl Monitor {
             env: self.orders.env.clone(),
             cpus: self.orders.affinity.clone(),
         };
-        let fds: Vec<&OwnedFd> = self.namespaces.iter().map(|(_, fd)| fd).chain(&doors.v1_tasks).chain(v2).collect();
+        let fds: Vec<&OwnedFd> =
+            self.namespaces.iter().map(|(_, fd)| fd).chain(&doors.v1_tasks).chain(v2).collect();
         let client = &mut self.clients[index];
         client.joined = protocol::say(&client.socket, &Reply::Joined(entry), &fds).is_ok();
     }
