@@ -111,12 +111,13 @@ fn run_child(
     executable: Option<&Executable<'_>>,
     channel: &Channel,
 ) -> i32 {
-    // What waits inside a container must not be readable through /proc by
-    // what runs there (CVE-2016-9962, CVE-2019-5736).
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     if channel.expect(Word::Go).is_err() {
         return 125;
     }
+    // What waits inside a container must not be readable through /proc by
+    // what runs there (CVE-2016-9962, CVE-2019-5736). Not before the maps are
+    // written: a process that is not dumpable has them owned by root.
+    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     let mut child = Child::new(channel, &doors.v1_tasks);
     child.executable = executable;
     child.seccomp = plan.seccomp.as_ref().map(|(program, flags)| (&program[..], *flags));
@@ -196,10 +197,11 @@ fn run_stage(
     channel: &Channel,
     body: &dyn Fn(&Channel) -> i32,
 ) -> ! {
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     if user_first && stage.expect(Word::Go).is_err() {
         sys::exit_now(125);
     }
+    // Before it enters anything; what it is to make inherits it.
+    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     match stage_steps(launch, user_first) {
         Ok(Forked::Child) => sys::exit_now(body(channel)),
         Ok(Forked::Parent(pid)) => {
