@@ -10,6 +10,8 @@ pub mod request;
 
 pub mod policy;
 
+pub mod image;
+
 pub mod plan;
 
 pub mod kernel;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Whose matter a problem is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Blame {
     /// The request is wrong; the user can mend it.
@@ -17,7 +17,7 @@ pub enum Blame {
 }
 
 /// One thing that is wrong: what, on what, why, and what to do next.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Problem {
     pub blame: Blame,
     /// Names the thing and the reason, such as
@@ -60,3 +60,9 @@ impl std::error::Error for Problem {}
 
 /// Everything that is wrong with one request, so that it is mended in one go.
 pub type Problems = Vec<Problem>;
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        vec![problem]
+    }
+}

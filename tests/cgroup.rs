@@ -257,7 +257,7 @@ fn nothing_survives_kill_and_remove() {
     wait_until("nothing was forked", || cgroup::pids(&groups.0).unwrap().len() > 10);
     let all = cgroup::pids(&groups.0).unwrap();
     groups.end(child);
-    assert_eq!(cgroup::pids(&groups.0).unwrap(), []);
+    assert_eq!(cgroup::pids(&groups.0).unwrap(), Vec::<i32>::new());
     let gone = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         !stat.contains("(sleep)") || stat.contains(") Z")

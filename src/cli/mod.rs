@@ -80,7 +80,7 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
-struct Explain {
+pub struct Explain {
     /// The command, without `denovo`
     #[arg(
         trailing_var_arg = true,
@@ -150,6 +150,10 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
         Verb::Exec(args) => oci::exec(&context, &args),
         Verb::List(args) => oci::list(&context, &args),
         Verb::Spec(args) => oci::spec(&context, &args),
+        Verb::Job(job::Verb::Explain(mut args)) => {
+            args.command.insert(0, OsString::from("job"));
+            return explained(&context, args);
+        }
         Verb::Job(verb) => job::run(&context, verb),
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),

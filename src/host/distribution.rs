@@ -11,8 +11,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TopEntry {
     /// A link, such as `bin` to `usr/bin`.
-    Link { name: String, target: String },
-    Directory { name: String },
+    Link {
+        name: String,
+        target: String,
+    },
+    Directory {
+        name: String,
+    },
 }
 
 /// What a fresh copy of this node's distribution is made from.

@@ -181,7 +181,11 @@ fn first_descriptor(message: &nix::sys::socket::RecvMsg<'_, '_, ()>) -> Option<O
     None
 }
 
-fn parse(packet: &[u8], fd: Option<OwnedFd>) -> Result<Heard, Errno> {
+/// Reads one packet of the starting child.
+///
+/// # Errors
+/// `EPROTO` for something that is no word.
+pub fn parse(packet: &[u8], fd: Option<OwnedFd>) -> Result<Heard, Errno> {
     let number = |at: usize| -> Option<i32> {
         Some(i32::from_le_bytes(packet.get(at..at + 4)?.try_into().ok()?))
     };

@@ -20,7 +20,7 @@ pub fn unshare(clocks: &Clocks) -> Result<(), Fault> {
     nix::sched::unshare(flags).named("unshare of the time namespace")?;
     let (monotonic, boottime) = match clocks {
         Clocks::Offsets { monotonic, boottime } => (*monotonic, *boottime),
-        Clocks::FromZero => {
+        Clocks::JustBooted => {
             (Some(negated(ClockId::CLOCK_MONOTONIC)?), Some(negated(ClockId::CLOCK_BOOTTIME)?))
         }
     };
@@ -47,11 +47,14 @@ pub fn unshare(clocks: &Clocks) -> Result<(), Fault> {
     nix::unistd::write(&file, &text[..used]).named("write of timens_offsets").map(drop)
 }
 
-/// The offset that makes a clock read zero now.
+/// Seconds that a new machine seems to be up when its first process starts.
+/// No real machine starts one at zero, and some programs take a clock of
+/// under a second for one that was never read (Open MPI's `MPI_Wtime` stays
+/// at 0 until then).
+const BOOTED_FOR: i64 = 5;
+
+/// The offset that makes a clock read [`BOOTED_FOR`] now.
 fn negated(clock: ClockId) -> Result<(i64, u32), Fault> {
     let now = clock_gettime(clock).named("clock_gettime")?;
-    // The kernel wants 0 <= nanoseconds < 10^9, so round up by one second;
-    // it refuses an offset that would make the clock negative, so stay just
-    // below.
-    Ok((-now.tv_sec(), 0))
+    Ok((BOOTED_FOR - now.tv_sec(), 0))
 }

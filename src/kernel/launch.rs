@@ -10,7 +10,8 @@ use super::inside::{Child, Executable, Fault, Named};
 use super::sys::{self, Forked};
 use crate::plan::inside::Join;
 use crate::plan::{Launch, Plan};
-use crate::policy::spec::{IdMap, Kind, Namespace};
+use crate::policy::spec::{IdMap, Kind};
+use crate::problem::Problem;
 
 /// What the child of the clone gets beside the plan.
 pub struct Extra<'a> {
@@ -53,12 +54,53 @@ impl From<Fault> for Failure {
     }
 }
 
+/// Why there is no first process.
+#[derive(Debug)]
+pub enum NotLaunched {
+    Failed(Failure),
+    /// It could not be put where it belongs before its first step.
+    NotPlaced(Problem),
+}
+
+impl From<Fault> for NotLaunched {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault.into())
+    }
+}
+
+impl From<Failure> for NotLaunched {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 /// Makes the first process and lets it take its steps.
 ///
 /// # Errors
 /// What failed before the process could start on its steps; nothing of it is
 /// left then. Later failures come over the channel, see [`Born::next`].
 pub fn launch(plan: &Plan, doors: &Doors, extra: &Extra<'_>) -> Result<Born, Failure> {
+    launch_placed(plan, doors, extra, &|_| Ok(())).map_err(|e| match e {
+        NotLaunched::Failed(failure) => failure,
+        NotLaunched::NotPlaced(problem) => Failure {
+            step: None,
+            call: "place".into(),
+            errno: Errno::EIO,
+            note: Some(problem.message),
+        },
+    })
+}
+
+/// [`launch`], with `place` done to the process's pid before its first step.
+///
+/// # Errors
+/// As [`launch`], and what `place` says.
+pub fn launch_placed(
+    plan: &Plan,
+    doors: &Doors,
+    extra: &Extra<'_>,
+    place: &dyn Fn(i32) -> Result<(), Problem>,
+) -> Result<Born, NotLaunched> {
     let (ours, theirs) = Channel::pair().named("socketpair")?;
     let executable = plan.program.as_ref().map(|program| Executable {
         candidates: &program.candidates,
@@ -69,7 +111,7 @@ pub fn launch(plan: &Plan, doors: &Doors, extra: &Extra<'_>) -> Result<Born, Fai
     let new = plan.launch.new;
     let cgroup = doors.v2_dir.as_ref().map(AsFd::as_fd);
     if plan.launch.needs_stage() {
-        return staged(plan, doors, ours, theirs, &body);
+        return staged(plan, doors, (ours, theirs), &body, place);
     }
     match sys::clone3(new, cgroup).named("clone3")? {
         Forked::Child => {
@@ -78,28 +120,34 @@ pub fn launch(plan: &Plan, doors: &Doors, extra: &Extra<'_>) -> Result<Born, Fai
         }
         Forked::Parent(pid) => {
             drop(theirs);
-            adopt(&plan.launch, pid, ours)
+            adopt(&plan.launch, pid, ours, place)
         }
     }
 }
 
 /// Takes the child in: its maps, then the word to go.
-fn adopt(launch: &Launch, pid: i32, channel: Channel) -> Result<Born, Failure> {
-    let prepared = || -> Result<OwnedFd, Fault> {
+fn adopt(
+    launch: &Launch,
+    pid: i32,
+    channel: Channel,
+    place: &dyn Fn(i32) -> Result<(), Problem>,
+) -> Result<Born, NotLaunched> {
+    let prepared = || -> Result<OwnedFd, NotLaunched> {
         let pidfd = sys::pidfd_open(pid).named("pidfd_open")?;
         if launch.new_user() {
             super::maps::write(pid, launch)?;
         }
+        place(pid).map_err(NotLaunched::NotPlaced)?;
         channel.say(Word::Go).named("send")?;
         Ok(pidfd)
     };
     match prepared() {
         Ok(pidfd) => Ok(Born { pid, pidfd, channel }),
-        Err(fault) => {
+        Err(error) => {
             // Closing the channel ends the child, which still waits.
             drop(channel);
             let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
-            Err(fault.into())
+            Err(error)
         }
     }
 }
@@ -114,10 +162,11 @@ fn run_child(
     if channel.expect(Word::Go).is_err() {
         return 125;
     }
-    // What waits inside a container must not be readable through /proc by
-    // what runs there (CVE-2016-9962, CVE-2019-5736). Not before the maps are
-    // written: a process that is not dumpable has them owned by root.
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
+    if plan.launch.owner.is_some() {
+        // Becoming the owner made this process's files in /proc root's, who
+        // is nobody in the new user namespace; some must be written to.
+        let _ = sys::prctl(libc::PR_SET_DUMPABLE, 1, 0);
+    }
     let mut child = Child::new(channel, &doors.v1_tasks);
     child.executable = executable;
     child.seccomp = plan.seccomp.as_ref().map(|(program, flags)| (&program[..], *flags));
@@ -146,10 +195,10 @@ fn report(channel: &Channel, starter: Option<&OwnedFd>, step: usize, fault: Faul
 fn staged(
     plan: &Plan,
     doors: &Doors,
-    ours: Channel,
-    theirs: Channel,
+    (ours, theirs): (Channel, Channel),
     body: &dyn Fn(&Channel) -> i32,
-) -> Result<Born, Failure> {
+    place: &dyn Fn(i32) -> Result<(), Problem>,
+) -> Result<Born, NotLaunched> {
     let launch = &plan.launch;
     // A new time namespace belongs to the user namespace it is made in, so
     // that one must exist first; the stage is then born into it.
@@ -165,7 +214,7 @@ fn staged(
         Forked::Parent(pid) => pid,
     };
     drop((stage_theirs, theirs));
-    let result = (|| {
+    let result = (|| -> Result<i32, Failure> {
         if user_first {
             super::maps::write(stage, launch)?;
             stage_ours.say(Word::Go).named("send")?;
@@ -177,9 +226,9 @@ fn staged(
     let pid = result?;
     if user_first {
         let mapped = Launch { new: launch.new & !(libc::CLONE_NEWUSER as u64), ..launch.clone() };
-        return adopt(&mapped, pid, ours);
+        return adopt(&mapped, pid, ours, place);
     }
-    adopt(launch, pid, ours)
+    adopt(launch, pid, ours, place)
 }
 
 fn hear_birth(stage: &Channel) -> Result<i32, Failure> {
@@ -197,11 +246,15 @@ fn run_stage(
     channel: &Channel,
     body: &dyn Fn(&Channel) -> i32,
 ) -> ! {
+    // Nothing inside may look at what this process brings along from outside
+    // (CVE-2016-9962). One that makes a user namespace instead must stay
+    // readable for its parent, who writes the maps; nobody is inside yet.
+    if !launch.join.is_empty() {
+        let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
+    }
     if user_first && stage.expect(Word::Go).is_err() {
         sys::exit_now(125);
     }
-    // Before it enters anything; what it is to make inherits it.
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     match stage_steps(launch, user_first) {
         Ok(Forked::Child) => sys::exit_now(body(channel)),
         Ok(Forked::Parent(pid)) => {
@@ -303,9 +356,4 @@ impl Born {
 /// may write itself.
 pub fn is_single(maps: &[IdMap], id: u32) -> bool {
     matches!(maps, [m] if m.count == 1 && m.outside == id)
-}
-
-/// Whether a namespace is to be another than the caller's.
-pub fn differs(namespace: &Namespace) -> bool {
-    *namespace != Namespace::Shared
 }

@@ -2,7 +2,7 @@
 
 use super::cgroup::CgroupPlan;
 use super::inside::{Inside, Join};
-use super::{HostDirectory, Launch, Plan, Program};
+use super::{Launch, Plan, Program};
 use crate::host::Facts;
 use crate::policy::spec::{
     Clocks, Device, Fixture, Kind, Namespace, Namespaces, Process, Root, Seccomp, Spec,
@@ -20,8 +20,6 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// Whether the process waits for `start` (OCI create).
     pub await_start: bool,
-    /// Directories to make on the node first.
-    pub directories: Vec<HostDirectory>,
 }
 
 /// Makes the plan of starting `spec`.
@@ -43,7 +41,6 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Probl
         None => inside.push(Inside::Init),
     }
     Ok(Plan {
-        directories: options.directories.clone(),
         cgroup,
         launch,
         inside,
@@ -254,6 +251,32 @@ pub fn process_steps(process: &Process, seccomp: Option<&Seccomp>, wait: bool) -
 /// The steps of a process that enters an environment which already runs.
 pub fn entering(process: &Process, seccomp: Option<&Seccomp>) -> Vec<Inside> {
     let mut steps = process_steps(process, seccomp, false);
+    steps.push(Inside::Exec(process.args[0].clone()));
+    steps
+}
+
+/// The steps of one process of a job that enters its environment.
+///
+/// `directories`: the first that exists inside becomes the working directory.
+pub fn rank_steps(
+    process: &Process,
+    directories: Vec<CText>,
+    cpus: Option<&[u32]>,
+    grouped: bool,
+) -> Vec<Inside> {
+    let mut steps = Vec::with_capacity(8);
+    if grouped {
+        steps.push(Inside::EnterGroups);
+    }
+    steps.extend(cpus.map(|cpus| Inside::Affinity(cpus.to_vec())));
+    if process.terminal {
+        steps.push(Inside::NewSession);
+        steps.push(Inside::Console { rows: 0, columns: 0 });
+    }
+    steps.extend(process_steps(process, None, false).into_iter().map(|step| match step {
+        Inside::WorkingDirectory(_) => Inside::FirstDirectory(directories.clone()),
+        other => other,
+    }));
     steps.push(Inside::Exec(process.args[0].clone()));
     steps
 }

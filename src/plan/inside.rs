@@ -87,6 +87,8 @@ pub enum Inside {
     },
     Seccomp,
     WorkingDirectory(CText),
+    /// The first of these that exists.
+    FirstDirectory(Vec<CText>),
     FindProgram,
     /// Wait for `start` on the container's start socket.
     AwaitStart,
@@ -102,7 +104,7 @@ impl fmt::Display for Inside {
         match self {
             EnterGroups => f.write_str("enter the control groups"),
             NewCgroupNamespace => f.write_str("new cgroup namespace, rooted there"),
-            NewClocks(Clocks::FromZero) => f.write_str("new clocks that start at zero"),
+            NewClocks(Clocks::JustBooted) => f.write_str("new clocks, as just after boot"),
             NewClocks(Clocks::Offsets { monotonic, boottime }) => {
                 write!(f, "new clocks, offset by {monotonic:?} and {boottime:?}")
             }
@@ -154,6 +156,10 @@ impl fmt::Display for Inside {
             }
             Seccomp => f.write_str("system call filter"),
             WorkingDirectory(path) => write!(f, "working directory {path}"),
+            FirstDirectory(all) => {
+                let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+                write!(f, "working directory {}", all.join(", else "))
+            }
             FindProgram => f.write_str("look for the program"),
             AwaitStart => f.write_str("wait for start"),
             StartHooks(h) => write!(f, "{} startContainer hooks", h.len()),

@@ -20,8 +20,6 @@ use inside::{Inside, Join};
 /// Everything that starting one environment does.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
-    /// Directories on the node, made in order and removed in reverse.
-    pub directories: Vec<HostDirectory>,
     pub cgroup: CgroupPlan,
     pub launch: Launch,
     pub inside: Vec<Inside>,
@@ -29,15 +27,6 @@ pub struct Plan {
     #[serde(skip)]
     pub seccomp: Option<(Vec<u8>, u32)>,
     pub hooks: Hooks,
-}
-
-/// A directory that the node can see.
-#[derive(Debug, Clone, Serialize)]
-pub struct HostDirectory {
-    pub path: CText,
-    pub mode: u32,
-    /// Whose it is, when not the caller's.
-    pub owner: Option<(u32, u32)>,
 }
 
 /// How the first process comes to be.
@@ -65,6 +54,19 @@ pub struct Program {
 }
 
 impl Launch {
+    /// One that enters namespaces and makes none.
+    pub fn joining(join: Vec<Join>) -> Self {
+        Self {
+            new: 0,
+            join,
+            clocks: None,
+            uid_map: Vec::new(),
+            gid_map: Vec::new(),
+            deny_setgroups: false,
+            owner: None,
+        }
+    }
+
     /// Whether a process in between is needed: one that joins or prepares
     /// what the first process is then born into.
     pub fn needs_stage(&self) -> bool {
@@ -124,12 +126,6 @@ impl Plan {
     /// The plan as a person reads it: a numbered line a step.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
-        for d in &self.directories {
-            lines.push(format!(
-                "make directory {} mode {:o}; undone by removing it",
-                d.path, d.mode
-            ));
-        }
         lines.extend(self.cgroup.steps.iter().map(ToString::to_string));
         lines.extend(self.launch.to_string().lines().map(str::to_owned));
         lines.extend(self.inside.iter().map(|step| format!("inside: {step}")));

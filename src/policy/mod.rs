@@ -2,9 +2,10 @@
 //! checked [`spec::Spec`], or every reason why not, at once.
 
 pub mod container;
-pub mod job;
 pub mod cpus;
+pub mod job;
 pub mod limits;
+pub mod rank;
 pub mod spec;
 pub mod text;
 

@@ -194,8 +194,8 @@ pub struct Namespaces {
 pub enum Clocks {
     /// Each as (seconds, nanoseconds); OCI `linux.timeOffsets`.
     Offsets { monotonic: Option<(i64, u32)>, boottime: Option<(i64, u32)> },
-    /// Both start at zero when the environment does.
-    FromZero,
+    /// Both read as on a machine that has just booted.
+    JustBooted,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

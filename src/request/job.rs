@@ -19,10 +19,6 @@ pub struct JobRequest {
     /// Most processes and threads.
     pub pids: Option<u64>,
     pub binds: Vec<Bind>,
-    /// `NAME=value` each.
-    pub env: Vec<String>,
-    /// Nothing of the caller's environment.
-    pub clean_env: bool,
     /// A network namespace of its own, with loopback only.
     pub network_none: bool,
     /// Directory on a disk for what the job writes into its root.
@@ -33,8 +29,6 @@ pub struct JobRequest {
     pub shm_size: Option<u64>,
     /// Leave the home directory out.
     pub no_home: bool,
-    /// Working directory inside.
-    pub cwd: Option<String>,
     pub hostname: Option<String>,
     /// For whom; root only. Name or uid.
     pub user: Option<String>,

@@ -87,7 +87,6 @@ fn ready(
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
             await_start: wait,
-            directories: Vec::new(),
         },
     )?;
     Ok(Ready { spec, plan, bundle })
@@ -413,17 +412,8 @@ fn process_plan(process: Option<&Process>, join: Vec<plan::inside::Join>, record
     let inside =
         process.map_or_else(Vec::new, |p| vec![plan::inside::Inside::Exec(p.args[0].clone())]);
     Plan {
-        directories: Vec::new(),
         cgroup: record.cgroup.clone(),
-        launch: plan::Launch {
-            new: 0,
-            join,
-            clocks: None,
-            uid_map: Vec::new(),
-            gid_map: Vec::new(),
-            deny_setgroups: false,
-            owner: None,
-        },
+        launch: plan::Launch::joining(join),
         inside,
         program: process.map(build::program),
         seccomp: None,

@@ -56,6 +56,7 @@ fn settle(monitor: &Channel) -> nix::Result<SignalFd> {
     let numbers: Vec<i32> = held.iter().map(AsRawFd::as_raw_fd).collect();
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
     sys::set_process_name(c"init")?;
+    sys::set_command_line(b"init");
     let mut wanted = SigSet::empty();
     wanted.add(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;

@@ -4,6 +4,9 @@
 pub mod container;
 pub mod groups;
 pub mod init;
+pub mod job;
+pub mod monitor;
 pub mod protocol;
 pub mod proxy;
+pub mod stage;
 pub mod terminal;

@@ -141,6 +141,18 @@ pub(super) fn working_directory(path: &CText) -> Result<(), Fault> {
     }
 }
 
+/// The first directory that there is.
+pub(super) fn first_directory(all: &[CText]) -> Result<(), Fault> {
+    let mut last = Err(Fault { call: "chdir", errno: Errno::ENOENT });
+    for path in all {
+        last = working_directory(path);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
 /// Whether the path names a file that this process may execute.
 pub(super) fn executable(path: &CText) -> Result<(), Errno> {
     use nix::fcntl::AtFlags;

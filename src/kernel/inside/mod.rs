@@ -161,6 +161,7 @@ impl<'a> Child<'a> {
                 sys::seccomp(program, flags).named("seccomp")
             }
             Inside::WorkingDirectory(path) => become_process::working_directory(path),
+            Inside::FirstDirectory(all) => become_process::first_directory(all),
             Inside::FindProgram => self.find_program(),
             Inside::AwaitStart => self.await_start(),
             Inside::Exec(_) => self.exec().map(|never| match never {}),

@@ -281,20 +281,24 @@ impl Child<'_> {
     }
 
     /// Binds a file of the given contents over `path`, read-only. The file
-    /// has no name: it is made beside and let go of at once.
-    fn cover(&self, path: &CText, contents: &[u8]) -> Result<(), Fault> {
+    /// itself lies outside the root.
+    fn cover(&mut self, path: &CText, contents: &[u8]) -> Result<(), Fault> {
         let target = match self.open_in_root(path.as_c_str(), libc::O_PATH, 0) {
             Err(Fault { errno: Errno::ENOENT, .. }) => return Ok(()),
             result => result?,
         };
-        let name = c".denovo-cover";
-        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
-        let file = sys::openat2(self.root()?, name, flags, 0o444, sys::resolve::BENEATH)
+        let mut name = super::root::Buffer::new();
+        name.push(b"cover");
+        name.push_number(self.layers.into());
+        self.layers += 1;
+        let base = self.base.as_ref().ok_or(Fault { call: "base", errno: Errno::EBADF })?;
+        let flags = libc::O_CREAT | libc::O_TRUNC | libc::O_RDWR | libc::O_NOFOLLOW;
+        let file = sys::openat2(base.as_fd(), name.text(), flags, 0o444, sys::resolve::BENEATH)
             .named("create")?;
         write_all(&file, contents)?;
         let tree = sys::clone_tree(file.as_fd(), c"", false).named("open_tree")?;
-        files::unlink(self.root()?, name).named("unlink")?;
-        set_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC, 0, false)?;
+        let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC;
+        set_attributes(tree.as_fd(), set, 0, false)?;
         sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
     }
 

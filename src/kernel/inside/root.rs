@@ -120,18 +120,27 @@ impl Child<'_> {
             .named("mount propagation of the old root")?;
         nix::mount::umount2(c".", nix::mount::MntFlags::MNT_DETACH)
             .named("umount of the old root")?;
-        nix::unistd::chdir(c"/").named("chdir to /")
+        nix::unistd::chdir(c"/").named("chdir to /")?;
+        close_to_others()
     }
 
     pub(super) fn chroot(&mut self) -> Result<(), Fault> {
         nix::unistd::fchdir(self.root()?).named("chdir to the root")?;
         nix::unistd::chroot(c".").named("chroot")?;
-        nix::unistd::chdir(c"/").named("chdir to /")
+        nix::unistd::chdir(c"/").named("chdir to /")?;
+        close_to_others()
     }
 
     pub(super) fn readonly_root(&mut self) -> Result<(), Fault> {
         super::place::set_attributes(self.root()?, libc::MOUNT_ATTR_RDONLY, 0, false)
     }
+}
+
+/// From here on others may be inside, who must not read the descriptors and
+/// the program of this process through /proc (CVE-2016-9962, CVE-2019-5736).
+/// Not earlier: it makes this process's own files in /proc root's.
+fn close_to_others() -> Result<(), Fault> {
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).named("prctl(DUMPABLE)").map(drop)
 }
 
 fn make_directory(base: &OwnedFd, name: &std::ffi::CStr) -> Result<(), Fault> {

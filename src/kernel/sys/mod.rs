@@ -329,6 +329,24 @@ pub fn set_process_name(name: &CStr) -> Result<(), Errno> {
     Errno::result(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
 }
 
+/// The command line that ps shows, overwritten in place: at most as long as
+/// the one that this process was started with (proc_pid_cmdline(5)).
+pub fn set_command_line(text: &[u8]) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let Some((_, rest)) = stat.rsplit_once(')') else { return };
+    let mut fields = rest.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
+    let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else { return };
+    if start == 0 || end <= start + text.len() {
+        return;
+    }
+    // SAFETY: the kernel says that start..end is where the arguments of this
+    // process lie, on its own stack and writable. Nothing reads them as Rust
+    // values any more: the command line was parsed into owned strings.
+    let area = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, end - start) };
+    area.fill(0);
+    area[..text.len()].copy_from_slice(text);
+}
+
 /// setgroups(2) for this process, by the raw call: glibc's own would signal
 /// threads that do not exist here.
 ///
@@ -534,29 +552,24 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Gives pages back that this process only reads from files (its own code and
-/// constants): they stay in the page cache and come back when touched. A
-/// monitor that sleeps for days then keeps next to nothing resident.
-pub fn drop_clean_pages() {
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
-    for line in maps.lines() {
-        let mut fields = line.split_ascii_whitespace();
-        let (Some(range), Some(perms)) = (fields.next(), fields.next()) else { continue };
-        let from_file = fields.nth(2).is_some_and(|inode| inode != "0");
-        if !from_file || perms.as_bytes()[1] == b'w' {
-            continue;
-        }
-        let Some((start, end)) = range.split_once('-') else { continue };
-        let (Ok(start), Ok(end)) =
-            (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
-        else {
-            continue;
-        };
-        // SAFETY: the range is a mapping of this process that is not writable
-        // and comes from a file: dropping its pages changes no contents. A
-        // page of it that relocation once wrote to is private and would be
-        // lost, so such pages are told apart by MADV_PAGEOUT, which keeps
-        // contents, where MADV_DONTNEED would not.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_PAGEOUT) };
+/// Gives memory back before a long wait: what malloc holds free, and the
+/// pages of our own code and constants, which come back when touched.
+pub fn shrink() {
+    unsafe extern "C" {
+        fn malloc_trim(pad: libc::size_t) -> libc::c_int;
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    // SAFETY: malloc_trim only returns free memory to the kernel.
+    unsafe { malloc_trim(0) };
+    let page = 4096usize;
+    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
+    let (start, end) = (start.next_multiple_of(page), end / page * page);
+    if start < end {
+        // SAFETY: between the two symbols lies read-only code and constants
+        // of the program's own file, never written by relocation (those are
+        // in segments after etext): the pages are clean, and dropping them
+        // changes nothing but where they are read from next.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
     }
 }

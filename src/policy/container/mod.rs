@@ -117,6 +117,13 @@ pub fn check_process(
     found.conclude(process)
 }
 
+/// Why a bundle has no root; empty when it has one.
+pub fn root_problems(state: &crate::request::root::RootState) -> Problems {
+    let mut found = Findings::default();
+    root::refuse(state, &mut found);
+    found.conclude(()).err().unwrap_or_default()
+}
+
 /// A `linux` object that says nothing; the crate's default says a lot.
 fn empty_linux() -> Linux {
     let mut linux = Linux::default();

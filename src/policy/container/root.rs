@@ -18,6 +18,15 @@ pub(super) fn check(bundle: &Bundle, found: &mut Findings) -> Root {
         RootState::Directory(directory) => {
             path = found.text("root.path", &directory.to_string_lossy());
         }
+        other => refuse(other, found),
+    }
+    Root::Directory { path, readonly }
+}
+
+/// Says why there is no root; nothing when there is one.
+pub(super) fn refuse(state: &RootState, found: &mut Findings) {
+    match state {
+        RootState::Directory(_) => {}
         RootState::NotGiven => found.refuse_with(
             "root",
             "is missing",
@@ -44,7 +53,6 @@ pub(super) fn check(bundle: &Bundle, found: &mut Findings) -> Root {
             "the caller must be able to search every directory on the way to it",
         ),
     }
-    Root::Directory { path, readonly }
 }
 
 /// Without a word, mounts of the host appear in the container and none of the

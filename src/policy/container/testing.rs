@@ -13,6 +13,8 @@ use crate::request::root::RootState;
 /// A node with cgroup v2 on Linux 6.1, and root.
 pub(super) fn facts() -> Facts {
     let v2 = HierarchyV2 {
+        own_controllers: Vec::new(),
+        writable: false,
         mount: PathBuf::from("/sys/fs/cgroup"),
         controllers: ["cpu", "memory", "pids"].map(String::from).to_vec(),
         own: "/".into(),

@@ -32,23 +32,136 @@ impl Identity {
 /// Entries of the node's /etc that a program may need and that say nothing
 /// of the node, its users or its services. A trailing `*` stands for any end.
 const SHOWN: &[&str] = &[
-    "X11", "adduser.conf", "alternatives", "apparmor.d", "apt", "bash.bashrc", "bash_completion*",
-    "bashrc", "binfmt.d", "bindresvport.blacklist", "ca-certificates*", "clustershell", "cmake",
-    "conda", "crypto-policies", "csh.*", "dconf", "debconf.conf", "debian_version", "default",
-    "deluser.conf", "dictionaries-common", "dpkg", "emacs", "environment", "environment-modules",
-    "ethertypes", "fonts", "gai.conf", "gdb", "glvnd", "gnutls", "groff", "gss", "gtk-*",
-    "highwayhash", "host.conf", "hwloc", "ImageMagick*", "init.d", "inputrc", "issue*", "java*",
-    "jupyter", "kernel", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ldap", "libaudit.conf",
-    "libibverbs.d", "libnl*", "lmod", "locale*", "localtime", "login.defs", "lsb-release",
-    "magic*", "mailcap*", "manpath.config", "matplotlibrc", "mime.types", "modulefiles",
-    "modules", "mpich*", "mpi*", "mpv", "nanorc", "networks", "OpenCL", "openmpi*", "opt",
-    "os-release", "pam.conf", "papersize", "perl", "pkcs11", "pki", "pmix*", "pnm2ppa.conf",
-    "profile", "profile.d", "protocols", "prte*", "pulse", "python*", "R", "rdma", "rc*.d",
-    "redhat-release", "rpc", "rpm", "sane.d", "screenrc", "security", "selinux", "services",
-    "sgml", "shells", "skel", "ssl", "subversion", "sysctl.d", "system-release*", "terminfo",
-    "texmf", "timezone", "tmpfiles.d", "tmux.conf", "ucf.conf", "ucx", "udev", "update-motd.d",
-    "vim", "virc", "vdpau_wrapper.cfg", "vulkan", "wgetrc", "xattr.conf", "xdg", "xml", "zsh*",
-    "zprofile", "zshenv", "zshrc", "julia", "gitconfig", "ghostscript", "gprofng.rc", "valgrind",
+    "X11",
+    "adduser.conf",
+    "alternatives",
+    "apparmor.d",
+    "apt",
+    "bash.bashrc",
+    "bash_completion*",
+    "bashrc",
+    "binfmt.d",
+    "bindresvport.blacklist",
+    "ca-certificates*",
+    "clustershell",
+    "cmake",
+    "conda",
+    "crypto-policies",
+    "csh.*",
+    "dconf",
+    "debconf.conf",
+    "debian_version",
+    "default",
+    "deluser.conf",
+    "dictionaries-common",
+    "dpkg",
+    "emacs",
+    "environment",
+    "environment-modules",
+    "ethertypes",
+    "fonts",
+    "gai.conf",
+    "gdb",
+    "glvnd",
+    "gnutls",
+    "groff",
+    "gss",
+    "gtk-*",
+    "highwayhash",
+    "host.conf",
+    "hwloc",
+    "ImageMagick*",
+    "init.d",
+    "inputrc",
+    "issue*",
+    "java*",
+    "jupyter",
+    "kernel",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "ldap",
+    "libaudit.conf",
+    "libibverbs.d",
+    "libnl*",
+    "lmod",
+    "locale*",
+    "localtime",
+    "login.defs",
+    "lsb-release",
+    "magic*",
+    "mailcap*",
+    "manpath.config",
+    "matplotlibrc",
+    "mime.types",
+    "modulefiles",
+    "modules",
+    "mpich*",
+    "mpi*",
+    "mpv",
+    "nanorc",
+    "networks",
+    "OpenCL",
+    "openmpi*",
+    "opt",
+    "os-release",
+    "pam.conf",
+    "papersize",
+    "perl",
+    "pkcs11",
+    "pki",
+    "pmix*",
+    "pnm2ppa.conf",
+    "profile",
+    "profile.d",
+    "protocols",
+    "prte*",
+    "pulse",
+    "python*",
+    "R",
+    "rdma",
+    "rc*.d",
+    "redhat-release",
+    "rpc",
+    "rpm",
+    "sane.d",
+    "screenrc",
+    "security",
+    "selinux",
+    "services",
+    "sgml",
+    "shells",
+    "skel",
+    "ssl",
+    "subversion",
+    "sysctl.d",
+    "system-release*",
+    "terminfo",
+    "texmf",
+    "timezone",
+    "tmpfiles.d",
+    "tmux.conf",
+    "ucf.conf",
+    "ucx",
+    "udev",
+    "update-motd.d",
+    "vim",
+    "virc",
+    "vdpau_wrapper.cfg",
+    "vulkan",
+    "wgetrc",
+    "xattr.conf",
+    "xdg",
+    "xml",
+    "zsh*",
+    "zprofile",
+    "zshenv",
+    "zshrc",
+    "julia",
+    "gitconfig",
+    "ghostscript",
+    "gprofng.rc",
+    "valgrind",
 ];
 
 fn shown(name: &str) -> bool {
@@ -64,7 +177,10 @@ fn shown(name: &str) -> bool {
 /// Names of the node's /etc that are hidden: what is not on the list, and
 /// what not everybody may read.
 pub(super) fn hidden(etc: &[String], private: &[String]) -> Vec<CText> {
-    etc.iter().filter(|n| !shown(n) || private.contains(n)).map(|n| CText::lossy(n.as_str())).collect()
+    etc.iter()
+        .filter(|n| !shown(n) || private.contains(n))
+        .map(|n| CText::lossy(n.as_str()))
+        .collect()
 }
 
 /// The environment's own files of /etc.
@@ -82,7 +198,12 @@ pub(super) fn files(case: &Case<'_>) -> Vec<LayeredFile> {
     let machine = Identity::of(&case.seed).machine;
     let mut files = vec![
         file("hostname", format!("{name}\n")),
-        file("hosts", format!("127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n")),
+        file(
+            "hosts",
+            format!(
+                "127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+            ),
+        ),
         file("machine-id", format!("{machine}\n")),
         file("passwd", with_user(passwd, case.person)),
         file("group", with_groups(group, case.person)),
@@ -141,11 +262,24 @@ mod tests {
 
     #[test]
     fn secrets_and_state_are_hidden_and_what_programs_need_is_not() {
-        let etc: Vec<String> = ["shadow", "passwd", "ssh", "munge", "machine-id", "openmpi", "ld.so.cache", "python3.11", "ssl", "sudoers", "rc5.d"]
-            .map(String::from)
-            .to_vec();
+        let etc: Vec<String> = [
+            "shadow",
+            "passwd",
+            "ssh",
+            "munge",
+            "machine-id",
+            "openmpi",
+            "ld.so.cache",
+            "python3.11",
+            "ssl",
+            "sudoers",
+            "rc5.d",
+        ]
+        .map(String::from)
+        .to_vec();
         let private = vec!["ssl".to_owned()];
-        let hidden: Vec<String> = hidden(&etc, &private).iter().map(CText::to_string_lossy).collect();
+        let hidden: Vec<String> =
+            hidden(&etc, &private).iter().map(CText::to_string_lossy).collect();
         assert_eq!(hidden, ["shadow", "passwd", "ssh", "munge", "machine-id", "ssl", "sudoers"]);
     }
 

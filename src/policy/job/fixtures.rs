@@ -35,7 +35,10 @@ pub(super) const READONLY: &[&str] =
 const PRIVATE: &[&str] = &["/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run", "/dev/shm"];
 
 /// Directories that the root has anyway.
-const SYSTEM: &[&str] = &["/", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/var", "/home", "/root", "/mnt", "/media", "/srv", "/boot"];
+const SYSTEM: &[&str] = &[
+    "/", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/var", "/home", "/root",
+    "/mnt", "/media", "/srv", "/boot",
+];
 
 pub(super) fn fixtures(case: &Case<'_>, problems: &mut Problems) -> Vec<Fixture> {
     let mut all = Vec::with_capacity(48);
@@ -116,11 +119,23 @@ fn host_system(case: &Case<'_>, distribution: &Distribution, all: &mut Vec<Fixtu
     if distribution.has_opt {
         all.push(bind("/opt", "/opt", true, true));
     }
-    for path in ["/boot", "/home", "/media", "/mnt", "/srv", "/var", "/var/cache", "/var/lib", "/var/log", "/var/spool"] {
+    for path in [
+        "/boot",
+        "/home",
+        "/media",
+        "/mnt",
+        "/srv",
+        "/var",
+        "/var/cache",
+        "/var/lib",
+        "/var/log",
+        "/var/spool",
+    ] {
         all.push(directory(path, 0o755));
     }
     all.push(directory("/root", 0o700));
-    let links = [("/var/run", "/run"), ("/var/lock", "/run/lock"), ("/etc/mtab", "../proc/self/mounts")];
+    let links =
+        [("/var/run", "/run"), ("/var/lock", "/run/lock"), ("/etc/mtab", "../proc/self/mounts")];
     all.push(Fixture::Layered {
         path: CText::lossy("/etc"),
         lower: CText::lossy("/etc"),
@@ -151,11 +166,21 @@ fn kernel_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
     all.push(new("tmpfs", "/sys", plain, "mode=755,size=64k"));
     let mut shown = vec!["/sys/devices/system", "/sys/kernel/mm"];
     if !case.request.network_none {
-        shown.extend(["/sys/class/net", "/sys/devices/virtual/net", "/sys/class/infiniband", "/sys/class/infiniband_verbs"]);
+        shown.extend([
+            "/sys/class/net",
+            "/sys/devices/virtual/net",
+            "/sys/class/infiniband",
+            "/sys/class/infiniband_verbs",
+        ]);
     }
     all.extend(shown.into_iter().map(|path| bind(path, path, true, true)));
     all.push(new("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k"));
-    all.push(new("devpts", "/dev/pts", libc::MS_NOSUID | libc::MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"));
+    all.push(new(
+        "devpts",
+        "/dev/pts",
+        libc::MS_NOSUID | libc::MS_NOEXEC,
+        "newinstance,ptmxmode=0666,mode=0620",
+    ));
     // MPI ranks talk through it: as much as the job may use at all.
     let shm = case.request.shm_size.unwrap_or(case.memory());
     let data = format!("mode=1777,size={shm}");
@@ -196,13 +221,15 @@ fn private(path: &str) -> bool {
 }
 
 fn below(path: &str, parent: &str) -> bool {
-    path == parent || path.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/') || parent == "/")
+    path == parent
+        || path.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/') || parent == "/")
 }
 
 /// Whether the working directory is inside anyway, or means the
 /// environment's own.
 fn seen(cwd: &str, brought: &[String]) -> bool {
-    let system = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/proc", "/sys", "/dev"];
+    let system =
+        ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt", "/proc", "/sys", "/dev"];
     SYSTEM.contains(&cwd)
         || private(cwd)
         || system.iter().any(|dir| below(cwd, dir))
@@ -228,16 +255,23 @@ fn bind_of(source: &str, destination: &str, readonly: bool) -> Result<Fixture, P
 
 /// The devices that every environment has (runtime-spec, "Default Devices").
 pub(super) fn devices() -> Vec<Device> {
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
-        .into_iter()
-        .map(|(name, major, minor)| Device {
-            path: CText::lossy(format!("/dev/{name}")),
-            kind: libc::S_IFCHR,
-            major,
-            minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        })
-        .collect()
+    [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    ]
+    .into_iter()
+    .map(|(name, major, minor)| Device {
+        path: CText::lossy(format!("/dev/{name}")),
+        kind: libc::S_IFCHR,
+        major,
+        minor,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+    })
+    .collect()
 }

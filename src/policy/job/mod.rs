@@ -6,9 +6,7 @@ mod fixtures;
 use std::path::PathBuf;
 
 use super::limits::{Cpu, Limits, Memory};
-use super::spec::{
-    Cgroup, Clocks, Hooks, IdMap, Namespace, Namespaces, Owner, Root, Spec, Writes,
-};
+use super::spec::{Cgroup, Clocks, Hooks, IdMap, Namespace, Namespaces, Owner, Root, Spec, Writes};
 use super::text::CText;
 use crate::host::Facts;
 use crate::host::distribution::Distribution;
@@ -158,7 +156,9 @@ fn namespaces(case: &Case<'_>, warnings: &mut Vec<String>) -> Namespaces {
     };
     let clocks = case.facts.kernel >= (5, 6);
     if !clocks {
-        warnings.push("this kernel has no time namespaces (Linux 5.6): uptime inside is the node's".into());
+        warnings.push(
+            "this kernel has no time namespaces (Linux 5.6): uptime inside is the node's".into(),
+        );
     }
     Namespaces {
         user: Namespace::New,
@@ -172,7 +172,7 @@ fn namespaces(case: &Case<'_>, warnings: &mut Vec<String>) -> Namespaces {
         uid_map,
         gid_map,
         deny_setgroups: !case.by_root(),
-        clocks: Clocks::FromZero,
+        clocks: Clocks::JustBooted,
         owner: (case.by_root() && person.uid != 0).then(|| Owner {
             uid: person.uid,
             gid: person.gid,
@@ -199,10 +199,11 @@ fn cgroup(case: &Case<'_>, warnings: &mut Vec<String>) -> (Cgroup, Option<Vec<u3
     };
     let path = group_path(case);
     let Some(path) = path else {
-        let missing: Vec<&str> = [("--memory", request.memory.is_some()), ("--pids", request.pids.is_some())]
-            .into_iter()
-            .filter_map(|(name, asked)| asked.then_some(name))
-            .collect();
+        let missing: Vec<&str> =
+            [("--memory", request.memory.is_some()), ("--pids", request.pids.is_some())]
+                .into_iter()
+                .filter_map(|(name, asked)| asked.then_some(name))
+                .collect();
         if !missing.is_empty() {
             warnings.push(format!(
                 "{} cannot be held: this user has no control group of its own here; \
@@ -210,7 +211,8 @@ fn cgroup(case: &Case<'_>, warnings: &mut Vec<String>) -> (Cgroup, Option<Vec<u3
                 missing.join(" and ")
             ));
         }
-        let none = Cgroup { path: None, limits: Limits::default(), best_effort: true, delegate_to: None };
+        let none =
+            Cgroup { path: None, limits: Limits::default(), best_effort: true, delegate_to: None };
         return (none, case.cpus.map(<[u32]>::to_vec));
     };
     let delegate_to = (case.by_root() && case.person.uid != 0).then_some(case.person.uid);

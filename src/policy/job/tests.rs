@@ -96,7 +96,14 @@ fn limits_that_no_group_can_hold_are_said_in_one_line() {
 fn the_hostname_is_made_from_the_id() {
     let decided = decided(5, 5, &JobRequest::default(), "/");
     assert_eq!(decided.spec.hostname.map(|h| h.to_string_lossy()).as_deref(), Some("job-1-2"));
-    for (text, good) in [("a", true), ("n1.cluster", true), ("-a", false), ("a..b", false), ("a_b", false), ("", false)] {
+    for (text, good) in [
+        ("a", true),
+        ("n1.cluster", true),
+        ("-a", false),
+        ("a..b", false),
+        ("a_b", false),
+        ("", false),
+    ] {
         assert_eq!(check_hostname(text).is_ok(), good, "{text:?}");
     }
 }

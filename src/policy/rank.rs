@@ -1,0 +1,303 @@
+//! One process of a job: who it is, what it sees of its caller.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::spec::{Capabilities, Process, User};
+use super::text::CText;
+use crate::problem::Problem;
+
+/// A process that enters a job's environment.
+#[derive(Debug, Clone)]
+pub struct Rank<'a> {
+    pub uid: u32,
+    pub gid: u32,
+    /// `None`: the caller's groups stay.
+    pub groups: Option<Vec<u32>>,
+    pub args: &'a [CText],
+    pub env: Vec<CText>,
+    /// Asked for; must exist inside.
+    pub cwd: Option<&'a str>,
+    /// Where the caller is; used if it exists inside.
+    pub here: Option<PathBuf>,
+    pub terminal: bool,
+    pub cpus: Option<&'a [u32]>,
+}
+
+/// What root has in an environment of its own: enough to install software,
+/// nothing that concerns the kernel (the set that OCI engines give).
+const ROOT_CAPABILITIES: u64 = 1 << 0  // CHOWN
+    | 1 << 1  // DAC_OVERRIDE
+    | 1 << 3  // FOWNER
+    | 1 << 4  // FSETID
+    | 1 << 5  // KILL
+    | 1 << 6  // SETGID
+    | 1 << 7  // SETUID
+    | 1 << 8  // SETPCAP
+    | 1 << 10 // NET_BIND_SERVICE
+    | 1 << 18 // SYS_CHROOT
+    | 1 << 31; // SETFCAP
+
+impl Rank<'_> {
+    /// # Errors
+    /// No command is given.
+    pub fn process(&self) -> Result<Process, Problem> {
+        if self.args.is_empty() {
+            return Err(Problem::user("no command is given")
+                .hint("denovo job run [OPTIONS] -- COMMAND [ARGUMENT…]"));
+        }
+        let held = if self.uid == 0 { ROOT_CAPABILITIES } else { 0 };
+        let capabilities = Capabilities {
+            bounding: held,
+            effective: held,
+            permitted: held,
+            ..Capabilities::default()
+        };
+        Ok(Process {
+            args: self.args.to_vec(),
+            env: self.env.clone(),
+            cwd: CText::lossy(self.cwd.unwrap_or("/")),
+            user: User { uid: self.uid, gid: self.gid, groups: self.groups.clone() },
+            umask: None,
+            terminal: self.terminal,
+            console_size: None,
+            capabilities: Some(capabilities),
+            rlimits: Vec::new(),
+            no_new_privileges: true,
+            oom_score_adj: None,
+        })
+    }
+
+    /// Directories to try: the one asked for, or the caller's, home, the root.
+    pub fn directories(&self) -> Vec<CText> {
+        if let Some(cwd) = self.cwd {
+            return vec![CText::lossy(cwd)];
+        }
+        let mut all = Vec::new();
+        all.extend(self.here.as_ref().map(|p| CText::lossy(p.as_os_str().as_bytes())));
+        let home = self.env.iter().find_map(|e| e.as_bytes().strip_prefix(b"HOME="));
+        all.extend(home.map(CText::lossy));
+        all.push(CText::lossy("/"));
+        all
+    }
+}
+
+/// Variables that point at the caller's session on the node, of which the
+/// environment has none.
+const NOT_INSIDE: &[&str] = &[
+    "DBUS_SESSION_BUS_ADDRESS",
+    "HOSTNAME",
+    "SSH_AUTH_SOCK",
+    "SSH_CLIENT",
+    "SSH_CONNECTION",
+    "SSH_TTY",
+    "XAUTHORITY",
+    "XDG_RUNTIME_DIR",
+    "XDG_SESSION_ID",
+];
+
+/// Variables that name files of the node's distribution, which an image's
+/// programs must not load.
+const OF_THE_NODE: &[&str] = &[
+    "LD_AUDIT",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LIBRARY_PATH",
+    "LOADEDMODULES",
+    "MANPATH",
+    "MODULEPATH",
+    "PATH",
+    "PERL5LIB",
+    "PKG_CONFIG_PATH",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "TCLLIBPATH",
+    "_LMFILES_",
+];
+
+/// The variables of a process inside: the caller's own (its exports are part
+/// of what it asks for), over them the image's, over those the options'.
+pub fn environment(
+    own: impl IntoIterator<Item = (OsString, OsString)>,
+    image: &[String],
+    asked: &[String],
+    clean: bool,
+    host: bool,
+) -> Vec<CText> {
+    let mut all = Variables::default();
+    for (name, value) in own {
+        let text = name.to_string_lossy();
+        let launcher = is_launchers(&text);
+        let keep = if clean {
+            launcher
+        } else {
+            !NOT_INSIDE.contains(&&*text) && (host || !OF_THE_NODE.contains(&&*text))
+        };
+        if !keep {
+            continue;
+        }
+        // A directory for temporary files that is not there inside.
+        if matches!(&*text, "TMPDIR" | "TMP" | "TEMP" | "TEMPDIR") {
+            all.set(name.as_bytes(), b"/tmp");
+        } else {
+            all.set(name.as_bytes(), value.as_bytes());
+        }
+    }
+    if all.position(b"PATH").is_none() {
+        all.set(b"PATH", b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    }
+    for entry in image.iter().chain(asked) {
+        if let Some((name, value)) = entry.split_once('=') {
+            all.set(name.as_bytes(), value.as_bytes());
+        }
+    }
+    let joined = |(name, value): (Vec<u8>, Vec<u8>)| [name, b"=".to_vec(), value].concat();
+    all.0.into_iter().map(|pair| CText::lossy(joined(pair))).collect()
+}
+
+/// Variables in their order, each name once.
+#[derive(Default)]
+struct Variables(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Variables {
+    fn position(&self, name: &[u8]) -> Option<usize> {
+        self.0.iter().position(|(n, _)| n == name)
+    }
+
+    fn set(&mut self, name: &[u8], value: &[u8]) {
+        match self.position(name) {
+            Some(at) => self.0[at].1 = value.to_vec(),
+            None => self.0.push((name.to_vec(), value.to_vec())),
+        }
+    }
+}
+
+/// Variables by which a rank finds its launcher (PMI, PMIx, Open MPI's and
+/// MPICH's own), without which it would be alone.
+fn is_launchers(name: &str) -> bool {
+    [
+        "PMI_", "PMIX_", "OMPI_", "PRTE_", "MPI_", "MPIR_", "HYDRA_", "HYDI_", "I_MPI_", "PALS_",
+        "FLUX_",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
+}
+
+/// Directories that the launcher made for its ranks, which must find them
+/// under the same path: absolute, existing, the caller's own, and below a
+/// directory that is private inside.
+pub fn launcher_directories(uid: u32) -> Vec<String> {
+    let own = |path: &Path| {
+        path.symlink_metadata()
+            .is_ok_and(|m| m.is_dir() && std::os::unix::fs::MetadataExt::uid(&m) == uid)
+    };
+    let mut found: Vec<String> = std::env::vars()
+        .filter(|(name, _)| is_launchers(name))
+        .map(|(_, value)| value)
+        .filter(|v| ["/tmp/", "/var/tmp/", "/run/", "/dev/shm/"].iter().any(|p| v.starts_with(p)))
+        .filter(|v| own(Path::new(v)))
+        .collect();
+    found.sort();
+    found.dedup();
+    // A directory brings those below it along.
+    let all = found.clone();
+    found.retain(|path| !all.iter().any(|other| path.starts_with(&format!("{other}/"))));
+    found
+}
+
+/// The id that every rank of one job finds by itself: the scheduler's, else
+/// the launcher's, else one for this command alone.
+pub fn default_id() -> String {
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| is_id(v));
+    let schedulers = [
+        ("SLURM_JOB_ID", "slurm"),
+        ("PBS_JOBID", "pbs"),
+        ("LSB_JOBID", "lsf"),
+        ("FLUX_JOB_ID", "flux"),
+        ("COBALT_JOBID", "cobalt"),
+    ];
+    for (name, prefix) in schedulers {
+        if let Some(id) = variable(name) {
+            return format!("{prefix}-{id}");
+        }
+    }
+    // Grid Engine's name for it is too common a word to stand alone.
+    if let (Some(id), true) = (variable("JOB_ID"), std::env::var_os("SGE_ROOT").is_some()) {
+        return format!("sge-{id}");
+    }
+    // Ranks of one launcher on one node have one parent: Open MPI's orted or
+    // mpirun, MPICH's hydra proxy. Its pid alone could come again.
+    if std::env::vars()
+        .any(|(name, _)| name.starts_with("PMI") || name.starts_with("OMPI_COMM_WORLD"))
+    {
+        let parent = nix::unistd::getppid().as_raw();
+        return format!("mpi-{parent}-{}", start_of(parent));
+    }
+    format!("run-{}-{}", std::process::id(), start_of(std::process::id() as i32))
+}
+
+fn is_id(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 128
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        && !text.starts_with('.')
+}
+
+/// Start time of a process in clock ticks after boot (proc_pid_stat(5)).
+fn start_of(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.split_ascii_whitespace().nth(19).and_then(|f| f.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(
+        own: &[(&str, &str)],
+        image: &[&str],
+        asked: &[&str],
+        clean: bool,
+        host: bool,
+    ) -> Vec<String> {
+        let own = own.iter().map(|(n, v)| (OsString::from(n), OsString::from(v)));
+        let texts = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let mut all: Vec<String> = environment(own, &texts(image), &texts(asked), clean, host)
+            .iter()
+            .map(CText::to_string_lossy)
+            .collect();
+        all.retain(|e| e != "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        all
+    }
+
+    #[test]
+    fn the_callers_exports_go_in_its_session_stays_out() {
+        let own = [
+            ("OMP_NUM_THREADS", "4"),
+            ("SSH_AUTH_SOCK", "/tmp/a"),
+            ("TMPDIR", "/local/7"),
+            ("PATH", "/x"),
+        ];
+        assert_eq!(
+            env(&own, &[], &[], false, true),
+            ["OMP_NUM_THREADS=4", "TMPDIR=/tmp", "PATH=/x"]
+        );
+    }
+
+    #[test]
+    fn an_image_does_not_get_the_nodes_paths() {
+        let own = [("LD_LIBRARY_PATH", "/x"), ("PATH", "/x"), ("A", "1")];
+        assert_eq!(env(&own, &["PATH=/image"], &["A=2"], false, false), ["A=2", "PATH=/image"]);
+    }
+
+    #[test]
+    fn a_clean_environment_still_finds_its_launcher() {
+        let own = [("A", "1"), ("PMI_RANK", "0"), ("OMPI_COMM_WORLD_RANK", "0")];
+        assert_eq!(
+            env(&own, &[], &["B=2"], true, true),
+            ["PMI_RANK=0", "OMPI_COMM_WORLD_RANK=0", "B=2"]
+        );
+    }
+}

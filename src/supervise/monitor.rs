@@ -1,0 +1,405 @@
+//! The one process of denovo that stays with a job's environment: it counts
+//! who is in, lets processes into the control groups, and takes everything
+//! back at the end.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use super::protocol::{self, Entry, Parting, Reply, Request};
+use super::{groups, init, stage};
+use crate::kernel::cgroup::{self, Doors};
+use crate::kernel::channel::{Channel, accept, receive_with};
+use crate::kernel::launch::{Born, Extra, Failure, launch};
+use crate::kernel::sys::{self, Forked};
+use crate::kernel::{channel, failure};
+use crate::plan::Plan;
+use crate::policy::spec::Kind;
+use crate::problem::{Problem, Problems};
+use crate::record::job::{JobRecord, Jobs};
+use crate::record::process::ProcessName;
+
+/// Everything that the monitor is told when it is made.
+pub struct Orders {
+    pub jobs: Jobs,
+    pub record: JobRecord,
+    pub plan: Plan,
+    pub groups: Vec<u32>,
+    /// The image's own variables.
+    pub env: Vec<String>,
+    /// Where no group can hold the processes on their CPUs.
+    pub affinity: Option<Vec<u32>>,
+}
+
+/// One connection: who, and whether it counts as being in.
+struct Client {
+    socket: OwnedFd,
+    uid: u32,
+    joined: bool,
+}
+
+struct Monitor {
+    orders: Orders,
+    doors: Doors,
+    born: Born,
+    /// Those that are not the node's own, in the order of entering.
+    namespaces: Vec<(Kind, OwnedFd)>,
+    listener: OwnedFd,
+    clients: Vec<Client>,
+    /// Who waits for the end.
+    waiting: Vec<OwnedFd>,
+}
+
+/// Makes the monitor and waits until the environment stands.
+///
+/// # Errors
+/// Everything that was wrong; nothing of the environment is left then.
+pub fn spawn(orders: Orders) -> Result<(), Problems> {
+    let kernel = |what: &str, e: Errno| vec![Problem::kernel(format!("{what}: {}", e.desc()))];
+    let (ours, theirs) = Channel::pair().map_err(|e| kernel("socketpair", e))?;
+    match sys::clone3(0, None).map_err(|e| kernel("clone3", e))? {
+        Forked::Child => {
+            drop(ours);
+            // Twice, so that nobody has to wait for it.
+            match sys::clone3(0, None) {
+                Ok(Forked::Child) => sys::exit_now(main(orders, &theirs)),
+                _ => sys::exit_now(0),
+            }
+        }
+        Forked::Parent(pid) => {
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        }
+    }
+    drop(theirs);
+    let mut buffer = vec![0u8; 64 * 1024];
+    let length = receive_with(ours.as_owned(), &mut buffer).map_err(|e| kernel("recv", e))?.0;
+    match serde_json::from_slice::<Result<(), Problems>>(&buffer[..length]) {
+        Ok(result) => result,
+        Err(_) => Err(vec![
+            Problem::ours("the monitor of the environment died before it stood")
+                .hint("denovo node gc removes what it may have left"),
+        ]),
+    }
+}
+
+fn main(mut orders: Orders, report: &Channel) -> i32 {
+    let tell = |result: &Result<(), Problems>| {
+        let text = serde_json::to_vec(result).unwrap_or_default();
+        let _ = report.say_text(&text);
+    };
+    if let Err(e) = detach(report) {
+        tell(&Err(vec![Problem::kernel(format!("the monitor cannot detach: {}", e.desc()))]));
+        return 125;
+    }
+    orders.record.monitor = ProcessName::own();
+    let mut monitor = match Monitor::raise(orders) {
+        Ok(monitor) => monitor,
+        Err(problems) => {
+            tell(&Err(problems));
+            return 125;
+        }
+    };
+    tell(&Ok(()));
+    let signals = monitor.settle(report);
+    monitor.serve(signals.as_ref());
+    monitor.end();
+    0
+}
+
+/// Away from the caller's terminal, directory and descriptors: a pipe held
+/// open here would keep its reader waiting for as long as the job runs.
+fn detach(report: &Channel) -> Result<(), Errno> {
+    let _ = nix::unistd::setsid();
+    nix::unistd::chdir("/")?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
+    crate::kernel::files::become_stdio(null.as_fd())?;
+    drop(null);
+    let keep = report.as_owned().as_raw_fd() as u32;
+    sys::close_range(3, keep.saturating_sub(1))?;
+    sys::close_range(keep + 1, u32::MAX)?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    sys::set_process_name(c"denovo-monitor")
+}
+
+impl Monitor {
+    /// The environment, from its record on; whatever fails takes all back.
+    fn raise(mut orders: Orders) -> Result<Self, Problems> {
+        let jobs = orders.jobs.clone();
+        jobs.save(&orders.record)?;
+        let undo = |orders: &Orders, problems: Problems| {
+            stage::take_back(&orders.jobs, &orders.record);
+            problems
+        };
+        let doors = match groups::enter(&mut orders.plan.cgroup) {
+            Ok(doors) => doors,
+            Err(problem) => return Err(undo(&orders, vec![problem])),
+        };
+        let extra = Extra {
+            start: None,
+            preserve: Some(0),
+            mask: SigSet::empty(),
+            die_with_parent: false,
+            entering: false,
+            init: Some(&init::main),
+        };
+        let refuse = |plan: &Plan, f: &Failure| vec![failure::explain(plan, f)];
+        let born = match launch(&orders.plan, &doors, &extra) {
+            Ok(born) => born,
+            Err(f) => return Err(undo(&orders, refuse(&orders.plan, &f))),
+        };
+        orders.record.init = ProcessName::of(born.pid);
+        let raised = Self::receive_namespaces(&born)
+            .map_err(|f| refuse(&orders.plan, &f))
+            .and_then(|namespaces| {
+                let path = orders.jobs.socket(&orders.record.id);
+                let listener = super::container::listen(&path)?;
+                open_to(&path, orders.record.uid)?;
+                orders.jobs.save(&orders.record)?;
+                Ok((namespaces, listener))
+            });
+        match raised {
+            Ok((namespaces, listener)) => {
+                let (clients, waiting) = (Vec::new(), Vec::new());
+                Ok(Self { orders, doors, born, namespaces, listener, clients, waiting })
+            }
+            Err(problems) => {
+                let _ = sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
+                let _ = super::proxy::exit_code(born.pid);
+                Err(undo(&orders, problems))
+            }
+        }
+    }
+
+    /// The first packet of init: its namespaces, or why it failed.
+    fn receive_namespaces(born: &Born) -> Result<Vec<(Kind, OwnedFd)>, Failure> {
+        let mut buffer = [0u8; 1024];
+        let died = |errno| Failure {
+            step: None,
+            call: "the environment's init".into(),
+            errno,
+            note: None,
+        };
+        let (length, fds) = receive_with(born.channel.as_owned(), &mut buffer).map_err(died)?;
+        if buffer[..length] == *b"n" && fds.len() == init::NAMESPACES.len() {
+            let all = init::NAMESPACES.iter().zip(fds);
+            return Ok(all
+                .filter(|((_, own), fd)| differs(own, fd))
+                .map(|((kind, _), fd)| (*kind, fd))
+                .collect());
+        }
+        match channel::parse(&buffer[..length], None) {
+            Ok(channel::Heard::Failed { step, errno, call }) => {
+                Err(Failure { step: Some(step), call, errno, note: None })
+            }
+            _ => Err(died(Errno::ECONNRESET)),
+        }
+    }
+
+    /// Ready for a long sleep: next to nothing of us stays in memory.
+    fn settle(&mut self, report: &Channel) -> Option<SignalFd> {
+        // The creator has its answer; without this end it would wait on.
+        let _ = nix::sys::socket::shutdown(
+            report.as_owned().as_raw_fd(),
+            nix::sys::socket::Shutdown::Both,
+        );
+        sys::set_command_line(b"denovo monitor");
+        self.orders.plan.inside = Vec::new();
+        self.orders.plan.program = None;
+        sys::shrink();
+        let mut wanted = SigSet::empty();
+        wanted.add(Signal::SIGTERM);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        SignalFd::with_flags(&wanted, flags).ok()
+    }
+
+    /// Answers until the environment is to end.
+    fn serve(&mut self, signals: Option<&SignalFd>) {
+        loop {
+            let mut fds = vec![
+                PollFd::new(self.born.pidfd.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+            ];
+            let others = fds.len() + usize::from(signals.is_some());
+            fds.extend(signals.map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
+            fds.extend(
+                self.clients.iter().map(|c| PollFd::new(c.socket.as_fd(), PollFlags::POLLIN)),
+            );
+            if poll(&mut fds, PollTimeout::NONE).is_err() {
+                continue;
+            }
+            let ready: Vec<bool> =
+                fds.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect();
+            drop(fds);
+            if ready[0] || (signals.is_some() && ready[2]) {
+                return;
+            }
+            // From the back: an answer may remove its client.
+            for index in (0..self.clients.len()).rev() {
+                if ready[others + index] && self.answer(index) {
+                    return;
+                }
+            }
+            if ready[1] {
+                self.admit();
+            }
+        }
+    }
+
+    /// A new connection, of whom the kernel says who it is.
+    fn admit(&mut self) {
+        let Ok(socket) = accept(&self.listener) else { return };
+        let Ok(peer) = getsockopt(&socket, PeerCredentials) else { return };
+        if peer.uid() != self.orders.record.uid && peer.uid() != 0 {
+            let why = format!("the environment belongs to uid {}", self.orders.record.uid);
+            let _ = protocol::say(&socket, &Reply::Refused { why }, &[]);
+            return;
+        }
+        self.clients.push(Client { socket, uid: peer.uid(), joined: false });
+    }
+
+    /// One request; true when the environment is to end.
+    fn answer(&mut self, index: usize) -> bool {
+        let request = protocol::hear::<Request>(&self.clients[index].socket);
+        match request {
+            Ok(Some((Request::Join, _))) => self.let_in(index),
+            Ok(Some((Request::Place { pid }, _))) => self.place(index, pid),
+            Ok(Some((Request::Show, _))) => self.show(index),
+            Ok(Some((Request::Leave, _))) => return self.let_out(index, true),
+            Ok(Some((Request::End, _))) => {
+                let reply = Reply::Ending(self.parting(true));
+                let client = self.clients.swap_remove(index);
+                let _ = protocol::say(&client.socket, &reply, &[]);
+                self.waiting.push(client.socket);
+                return true;
+            }
+            Ok(None) | Err(_) => return self.let_out(index, false),
+        }
+        false
+    }
+
+    fn let_in(&mut self, index: usize) {
+        let uid = self.clients[index].uid;
+        let own = self.orders.record.uid;
+        // What root opened, root may use; a user goes through doors of its own.
+        let opener = (uid != 0 && nix::unistd::geteuid().is_root()).then_some(uid);
+        let plan = &self.orders.plan.cgroup;
+        let doors = match cgroup::open_doors(plan, opener) {
+            Ok(doors) => doors,
+            Err(error) => {
+                let why = Problem::from(error).message;
+                let _ = protocol::say(&self.clients[index].socket, &Reply::Refused { why }, &[]);
+                return;
+            }
+        };
+        // A user's clone may only go straight into a v2 group below one that
+        // is delegated to that user; else we move the process.
+        let direct = uid == nix::unistd::geteuid().as_raw();
+        let alone_v2 = doors.v1_tasks.is_empty() && doors.v2_dir.is_some();
+        let v2 = doors.v2_dir.as_ref().filter(|_| direct);
+        let entry = Entry {
+            namespaces: self.namespaces.iter().map(|(kind, _)| *kind).collect(),
+            v1_doors: doors.v1_tasks.len(),
+            v2_door: v2.is_some(),
+            place: alone_v2 && !direct,
+            uid: own,
+            gid: self.orders.record.gid,
+            groups: self.orders.groups.clone(),
+            bundle: self.orders.record.bundle.clone(),
+            env: self.orders.env.clone(),
+            cpus: self.orders.affinity.clone(),
+        };
+        let fds: Vec<&OwnedFd> = self.namespaces.iter().map(|(_, fd)| fd).chain(&doors.v1_tasks).chain(v2).collect();
+        let client = &mut self.clients[index];
+        client.joined = protocol::say(&client.socket, &Reply::Joined(entry), &fds).is_ok();
+    }
+
+    /// Moves a process of the client's user; nobody else's.
+    fn place(&mut self, index: usize, pid: i32) {
+        let client = &self.clients[index];
+        let owner = std::fs::metadata(format!("/proc/{pid}"))
+            .map(|m| std::os::unix::fs::MetadataExt::uid(&m));
+        let allowed = client.uid == 0 || owner.is_ok_and(|uid| uid == client.uid);
+        let placed = if allowed {
+            cgroup::place(&self.orders.plan.cgroup, pid).map_err(|e| Problem::from(e).message)
+        } else {
+            Err(format!("process {pid} is not one of uid {}", client.uid))
+        };
+        let reply = placed.map_or_else(|why| Reply::Refused { why }, |()| Reply::Placed);
+        let _ = protocol::say(&client.socket, &reply, &[]);
+    }
+
+    fn show(&self, index: usize) {
+        let plan = &self.orders.plan.cgroup;
+        let processes = self.clients.iter().filter(|c| c.joined).count();
+        let record = Box::new(self.orders.record.clone());
+        let reply = Reply::Shown { record, processes, usage: cgroup::usage(plan) };
+        let _ = protocol::say(&self.clients[index].socket, &reply, &[]);
+    }
+
+    /// Counts a client out; the last one out ends what nobody asked to keep.
+    fn let_out(&mut self, index: usize, polite: bool) -> bool {
+        let client = self.clients.swap_remove(index);
+        let others = self.clients.iter().any(|c| c.joined);
+        let last = client.joined && !others && !self.orders.record.persistent;
+        if polite {
+            let _ = protocol::say(&client.socket, &Reply::Left(self.parting(last)), &[]);
+            if last {
+                self.waiting.push(client.socket);
+            }
+        }
+        last
+    }
+
+    fn parting(&self, last: bool) -> Parting {
+        Parting {
+            last,
+            usage: cgroup::usage(&self.orders.plan.cgroup),
+            memory: self.orders.record.memory,
+        }
+    }
+
+    /// Ends every process, then takes everything back, then lets those go
+    /// who wait for it.
+    fn end(mut self) {
+        let started = Instant::now();
+        self.clients.clear();
+        let _ = std::fs::remove_file(self.orders.jobs.socket(&self.orders.record.id));
+        let _ = sys::pidfd_send_signal(self.born.pidfd.as_fd(), libc::SIGKILL);
+        // The kernel ends every process of the pid namespace before its init
+        // is gone (pid_namespaces(7)).
+        let _ = super::proxy::exit_code(self.born.pid);
+        self.namespaces.clear();
+        drop((self.listener, self.doors));
+        stage::take_back(&self.orders.jobs, &self.orders.record);
+        let _ = started;
+        drop(self.waiting);
+    }
+}
+
+/// Whether a namespace is another than ours: the node's own need not be
+/// entered, and could not be from inside the new user namespace.
+fn differs(own: &std::ffi::CStr, theirs: &OwnedFd) -> bool {
+    let own = nix::sys::stat::stat(own).map(|s| (s.st_dev, s.st_ino));
+    nix::sys::stat::fstat(theirs).map(|s| (s.st_dev, s.st_ino)) != own
+}
+
+/// Only the environment's user (and root) may connect.
+fn open_to(path: &std::path::Path, uid: u32) -> Result<(), Problem> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| {
+            if uid == nix::unistd::geteuid().as_raw() {
+                Ok(())
+            } else {
+                chown(path, Some(uid), None)
+            }
+        })
+        .map_err(|e| Problem::site(format!("{}: {e}", path.display())))
+}
