@@ -15,6 +15,7 @@ use crate::kernel::channel::{Channel, Heard, Word};
 use crate::kernel::launch::{Born, Extra, launch};
 use crate::kernel::{failure, hook, sys};
 use crate::plan::build::{self, Options};
+use crate::plan::cgroup::CgroupPlan;
 use crate::plan::{self, Plan};
 use crate::policy::container::Checked;
 use crate::policy::spec::{Hook, Process, Spec};
@@ -236,7 +237,10 @@ impl<'a> Making<'a> {
         if let Some((program, _)) = &making.plan.seccomp {
             save_filter(store, id, program)?;
         }
-        making.doors = super::groups::enter(&mut making.plan.cgroup)?;
+        making.doors = super::groups::enter(&mut making.plan.cgroup).inspect_err(|_| {
+            // None is left of ours; one that is there is somebody else's.
+            making.plan.cgroup = CgroupPlan::default();
+        })?;
         Ok(making)
     }
 
