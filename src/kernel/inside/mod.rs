@@ -5,6 +5,7 @@
 
 mod become_process;
 mod hooks;
+mod links;
 mod place;
 mod root;
 mod seal;
