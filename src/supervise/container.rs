@@ -12,9 +12,10 @@ use super::terminal::Relay;
 use crate::host::Facts;
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, Heard, Word};
-use crate::kernel::launch::{Born, Extra, launch};
+use crate::kernel::launch::{Born, Extra, NotLaunched, launch, launch_placed};
 use crate::kernel::{failure, hook, sys};
 use crate::plan::build::{self, Options};
+use crate::plan::cgroup::CgroupPlan;
 use crate::plan::{self, Plan};
 use crate::policy::container::Checked;
 use crate::policy::spec::{Hook, Process, Spec};
@@ -236,7 +237,10 @@ impl<'a> Making<'a> {
         if let Some((program, _)) = &making.plan.seccomp {
             save_filter(store, id, program)?;
         }
-        making.doors = super::groups::enter(&mut making.plan.cgroup)?;
+        making.doors = super::groups::enter(&mut making.plan.cgroup).inspect_err(|_| {
+            // None is left of ours; one that is there is somebody else's.
+            making.plan.cgroup = CgroupPlan::default();
+        })?;
         Ok(making)
     }
 
@@ -253,10 +257,21 @@ impl<'a> Making<'a> {
             entering: false,
             init: None,
         };
-        let born = launch(&self.plan, &self.doors, &extra).map_err(|f| self.refuse(&f))?;
+        // Recorded before its first step: were denovo killed after that, the
+        // process would be nobody's where there are no groups to find it in.
+        let recorded = std::cell::RefCell::new(self.record.clone());
+        let place = |pid| {
+            let mut record = recorded.borrow_mut();
+            record.init = ProcessName::of(pid);
+            self.store.save(&record)
+        };
+        let born = match launch_placed(&self.plan, &self.doors, &extra, &place) {
+            Ok(born) => born,
+            Err(NotLaunched::Failed(f)) => return Err(self.refuse(&f)),
+            Err(NotLaunched::NotPlaced(problem)) => return Err(problem.into()),
+        };
+        self.record = recorded.into_inner();
         self.pid = Some(born.pid);
-        self.record.init = ProcessName::of(born.pid);
-        self.store.save(&self.record)?;
         Ok(born)
     }
 

@@ -5,6 +5,7 @@
 
 mod become_process;
 mod hooks;
+mod links;
 mod place;
 mod root;
 mod seal;
@@ -191,6 +192,9 @@ impl<'a> Child<'a> {
         let Some(listener) = self.start else {
             return Err(Fault { call: "start socket", errno: Errno::EBADF });
         };
+        // It can wait for long, with descriptors of the node's, and others may
+        // enter meanwhile (CVE-2016-9962, CVE-2019-5736).
+        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).named("prctl(DUMPABLE)")?;
         self.channel.say(Word::Created).named("send")?;
         self.starter = Some(super::channel::accept(listener).named("accept a start")?);
         Ok(())

@@ -181,7 +181,8 @@ impl Child<'_> {
             Err(Fault { errno: Errno::ENOENT, .. }) => {}
             result => return result,
         }
-        let (parent, name) = self.open_parent(path)?;
+        let path = self.past_dangling_links(path)?;
+        let (parent, name) = self.open_parent(&path)?;
         match kind {
             Target::Directory => {
                 match nix::sys::stat::mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {

@@ -1,0 +1,157 @@
+//! `linux.resources` and `linux.cgroupsPath`: read back on the node, and in
+//! effect inside.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::common::{Case, skip, v1_directory};
+
+/// Directory of a container's group, where the controller is on cgroup v1.
+fn group(test: &str, controller: &str, path: &str) -> Option<PathBuf> {
+    let dir = v1_directory(controller);
+    if dir.is_none() {
+        skip(test, &format!("no {controller} on cgroup v1"));
+    }
+    dir.map(|d| d.join(path))
+}
+
+fn read(dir: &Path, file: &str) -> String {
+    fs::read_to_string(dir.join(file)).unwrap().trim().to_owned()
+}
+
+fn limited(case: &Case, resources: Value) -> String {
+    let (id, _) = case.sleeper("a", |config| {
+        for (name, value) in resources.as_object().unwrap() {
+            config["linux"]["resources"][name] = value.clone();
+        }
+    });
+    id
+}
+
+#[test]
+fn memory_pids_and_cpu_are_set() {
+    let test = "memory_pids_and_cpu_are_set";
+    let Some(case) = Case::root(test) else { return };
+    let id = limited(
+        &case,
+        json!({
+            "memory": {"limit": 33_554_432},
+            "pids": {"limit": 42},
+            "cpu": {"quota": 25_000, "period": 50_000, "shares": 512, "cpus": "0"},
+        }),
+    );
+    let path = format!("denovo/{id}");
+    for (controller, file, value) in [
+        ("memory", "memory.limit_in_bytes", "33554432"),
+        ("pids", "pids.max", "42"),
+        ("cpu", "cpu.cfs_quota_us", "25000"),
+        ("cpu", "cpu.cfs_period_us", "50000"),
+        ("cpu", "cpu.shares", "512"),
+        ("cpuset", "cpuset.cpus", "0"),
+    ] {
+        if let Some(dir) = group(test, controller, &path) {
+            assert_eq!(read(&dir, file), value, "{file}");
+            assert_eq!(read(&dir, "cgroup.procs").lines().count(), 1, "{controller}");
+        }
+    }
+    case.delete(&id);
+}
+
+#[test]
+fn a_limit_of_processes_holds() {
+    let test = "a_limit_of_processes_holds";
+    let Some(case) = Case::root(test) else { return };
+    if group(test, "pids", "").is_none() {
+        return;
+    }
+    let script = "for i in 1 2 3 4 5 6 7 8; do sleep 100 & done; echo all";
+    let ran = case.run(script, |c| c["linux"]["resources"]["pids"] = json!({"limit": 5}));
+    assert!(!ran.out.contains("all"), "{ran:#?}");
+    let ran = case.run(script, |c| c["linux"]["resources"]["pids"] = json!({"limit": 20}));
+    assert_eq!(ran.out(), "all", "{ran:#?}");
+}
+
+#[test]
+fn a_limit_of_memory_holds() {
+    let test = "a_limit_of_memory_holds";
+    let Some(case) = Case::root(test) else { return };
+    if group(test, "memory", "").is_none() {
+        return;
+    }
+    let script = "head -c 40000000 /dev/zero > /tmp/a/x; echo end $?";
+    let hold = |config: &mut Value, limit: u64| {
+        config["linux"]["resources"]["memory"] = json!({"limit": limit, "swap": limit});
+        crate::common::add_mount(
+            config,
+            json!({"destination": "/tmp/a", "type": "tmpfs", "source": "x"}),
+        );
+    };
+    let ran = case.run(script, |config| hold(config, 16 << 20));
+    assert_ne!(ran.out(), "end 0", "{ran:#?}");
+    assert_eq!(case.run(script, |config| hold(config, 200 << 20)).out(), "end 0");
+}
+
+#[test]
+fn the_group_is_where_config_json_says() {
+    let test = "the_group_is_where_config_json_says";
+    let Some(case) = Case::root(test) else { return };
+    for path in [format!("/denovo/{}-path/inner", case.name), format!("denovo/{}-path", case.name)]
+    {
+        let (id, pid) = case.sleeper("a", |config| config["linux"]["cgroupsPath"] = json!(path));
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let below = path.trim_start_matches('/');
+        assert!(text.lines().any(|l| l.ends_with(below)), "{path}: {text}");
+        case.delete(&id);
+        let made = v1_directory("pids").map(|d| d.join(below));
+        assert!(made.is_none_or(|d| !d.exists()), "{path}");
+        // A parent that denovo made for it is gone too, or is empty at most.
+        if let Some(parent) =
+            v1_directory("pids").map(|d| d.join(format!("denovo/{}-path", case.name)))
+        {
+            assert!(!parent.exists(), "{}", parent.display());
+        }
+    }
+}
+
+#[test]
+fn a_path_that_goes_up_is_refused() {
+    let Some(case) = Case::root("a_path_that_goes_up_is_refused") else { return };
+    for path in ["../../../../../tmp/x", "/denovo/../../x", "denovo/.."] {
+        case.run("true", |config| config["linux"]["cgroupsPath"] = json!(path))
+            .refused(&["linux.cgroupsPath"]);
+    }
+}
+
+#[test]
+fn a_group_that_two_containers_name_is_not_shared_unnoticed() {
+    let test = "a_group_that_two_containers_name";
+    let Some(case) = Case::root(test) else { return };
+    let path = format!("denovo/{}-both", case.name);
+    let (first, _) = case.sleeper("a", |config| config["linux"]["cgroupsPath"] = json!(path));
+    let ran = case.run("true", |config| config["linux"]["cgroupsPath"] = json!(path));
+    assert_eq!(ran.code(), 125, "{ran:#?}");
+    // And the refusal did not take the first one's group or processes away.
+    assert_eq!(case.query(&first)["status"], "running");
+    case.delete(&first);
+}
+
+#[test]
+fn exec_goes_into_the_same_groups() {
+    let Some(case) = Case::root("exec_goes_into_the_same_groups") else { return };
+    let (id, pid) = case.sleeper("a", |_| {});
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert_eq!(case.ok(&["exec", &id, "cat", "/proc/self/cgroup"]), own.trim_end());
+    case.delete(&id);
+}
+
+#[test]
+fn everything_in_the_groups_ends_with_the_container() {
+    let Some(case) = Case::root("everything_in_the_groups_ends_with_the_container") else { return };
+    // Without a pid namespace children outlive the first process.
+    let ran = case.run("sleep 1000 & sleep 1000 & echo end", |config| {
+        crate::common::drop_namespace(config, "pid");
+    });
+    assert_eq!(ran.expect(0, "run").out(), "end");
+}

@@ -1,0 +1,81 @@
+//! `linux.seccomp`: what a filtered call gives.
+
+use serde_json::{Value, json};
+
+use crate::common::Case;
+
+fn filter(config: &mut Value, syscalls: Value) {
+    config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": syscalls});
+}
+
+#[test]
+fn a_call_fails_with_the_configured_errno() {
+    for case in Case::each("a_call_fails_with_the_configured_errno") {
+        for (errno, words) in [(1, "Operation not permitted"), (28, "No space left")] {
+            let ran = case.run("mkdir /tmp/x; grep Seccomp: /proc/self/status", |config| {
+                config["root"]["readonly"] = json!(false);
+                filter(
+                    config,
+                    json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO",
+                        "errnoRet": errno}]),
+                );
+            });
+            assert!(ran.err.contains(words), "{ran:#?}");
+            assert_eq!(ran.out(), "Seccomp:\t2");
+        }
+    }
+}
+
+#[test]
+fn a_filter_without_no_new_privileges_works_too() {
+    let Some(case) = Case::root("a_filter_without_no_new_privileges_works_too") else { return };
+    let ran = case.run("mkdir /tmp/x; grep -E 'Seccomp:|NoNew' /proc/self/status", |config| {
+        config["process"]["noNewPrivileges"] = json!(false);
+        filter(config, json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]));
+    });
+    assert_eq!(ran.out(), "NoNewPrivs:\t0\nSeccomp:\t2");
+    assert!(ran.err.contains("not permitted"), "{ran:#?}");
+}
+
+#[test]
+fn a_call_can_kill() {
+    for case in Case::each("a_call_can_kill") {
+        // SIGSYS, 31: from inside it reaches pid 1 as well.
+        for action in ["SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS"] {
+            let ran = case.run("echo up; mkdir /tmp/x; echo survived $?", |config| {
+                filter(config, json!([{"names": ["mkdir", "mkdirat"], "action": action}]));
+            });
+            assert_eq!(ran.out(), "up\nsurvived 159", "{action}: {ran:#?}");
+        }
+    }
+}
+
+#[test]
+fn an_allow_list_and_arguments_are_respected() {
+    for case in Case::each("an_allow_list_and_arguments_are_respected") {
+        // dup2 to descriptor 77 only.
+        let ran = case.run("(exec 77>&1) && echo no; (exec 78>&1) && echo yes", |config| {
+            let refuse = json!([{"index": 1, "value": 77, "op": "SCMP_CMP_EQ"}]);
+            filter(
+                config,
+                json!([{"names": ["dup2", "dup3"], "action": "SCMP_ACT_ERRNO", "args": refuse},
+                    {"names": ["fcntl"], "action": "SCMP_ACT_ERRNO",
+                        "args": [{"index": 2, "value": 77, "op": "SCMP_CMP_EQ"}]}]),
+            );
+        });
+        assert_eq!(ran.out(), "yes", "{ran:#?}");
+    }
+}
+
+#[test]
+fn exec_is_filtered_as_the_first_process_is() {
+    let Some(case) = Case::root("exec_is_filtered_as_the_first_process_is") else { return };
+    let (id, _) = case.sleeper("a", |config| {
+        filter(config, json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]));
+    });
+    let ran =
+        case.call(&["exec", &id, "sh", "-c", "mkdir /tmp/x; grep Seccomp: /proc/self/status"]);
+    assert_eq!(ran.out(), "Seccomp:\t2", "{ran:#?}");
+    assert!(ran.err.contains("not permitted"), "{ran:#?}");
+    case.delete(&id);
+}
