@@ -159,9 +159,6 @@ fn run_child(
     executable: Option<&Executable<'_>>,
     channel: &Channel,
 ) -> i32 {
-    if channel.expect(Word::Go).is_err() {
-        return 125;
-    }
     if plan.launch.owner.is_some() {
         // Becoming the owner made this process's files in /proc root's, who
         // is nobody in the new user namespace; some must be written to.
@@ -175,6 +172,12 @@ fn run_child(
     child.mask = extra.mask;
     child.entering = extra.entering;
     child.die_with_parent = extra.die_with_parent;
+    // Ids must be mapped, and a process that enters be in its groups, before
+    // the first step; else there is no need to wait.
+    let early = !plan.launch.uid_map.is_empty() || extra.entering;
+    if early && child.wait_released().is_err() {
+        return 125;
+    }
     if let Err((step, fault)) = child.carry_out(&plan.inside) {
         report(channel, child.starter(), step, fault);
         return 125;

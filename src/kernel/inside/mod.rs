@@ -72,6 +72,7 @@ pub struct Child<'a> {
     pub entering: bool,
     null: Option<OwnedFd>,
     found: usize,
+    released: bool,
     starter: Option<OwnedFd>,
 }
 
@@ -92,6 +93,7 @@ impl<'a> Child<'a> {
             entering: false,
             null: None,
             found: 0,
+            released: false,
             starter: None,
         }
     }
@@ -103,7 +105,23 @@ impl<'a> Child<'a> {
     /// The step's index and the call that failed.
     pub fn carry_out(&mut self, steps: &[Inside]) -> Result<(), (usize, Fault)> {
         for (index, step) in steps.iter().enumerate() {
+            if is_barrier(step) {
+                self.wait_released().map_err(|fault| (index, fault))?;
+            }
             self.take(step).map_err(|fault| (index, fault))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the parent has recorded this process; a parent that died
+    /// instead closes the channel.
+    ///
+    /// # Errors
+    /// `EPIPE` when the parent is gone.
+    pub fn wait_released(&mut self) -> Result<(), Fault> {
+        if !self.released {
+            self.channel.expect(Word::Go).named("wait for the parent")?;
+            self.released = true;
         }
         Ok(())
     }
@@ -250,6 +268,24 @@ impl<'a> Child<'a> {
         }
         Err(Fault { call: "exec", errno: worst })
     }
+}
+
+/// Steps that must not be taken before the parent is ready: those that talk
+/// to it, and those after which only this process's own end undoes them.
+/// Everything before is private to the new namespaces, and is done while the
+/// parent still writes its record.
+fn is_barrier(step: &Inside) -> bool {
+    matches!(
+        step,
+        Inside::RuntimeHooks
+            | Inside::ContainerHooks(_)
+            | Inside::Console { .. }
+            | Inside::PivotRoot
+            | Inside::Chroot
+            | Inside::AwaitStart
+            | Inside::Exec(_)
+            | Inside::Init
+    )
 }
 
 fn unshare(flags: i32) -> Result<(), Fault> {
