@@ -67,6 +67,8 @@ pub enum Inside {
     },
     ReadonlyPath(CText),
     MaskedPath(CText),
+    /// A tmpfs that is read-only once everything in it is placed.
+    ReadonlyMount(CText),
     ReadonlyRoot,
     PivotRoot,
     /// Enter the root without pivot_root(2) (`--no-pivot`).
@@ -136,6 +138,7 @@ impl fmt::Display for Inside {
             Sysctl { path, value } => write!(f, "sysctl {path} = {value}"),
             ReadonlyPath(path) => write!(f, "read-only {path}"),
             MaskedPath(path) => write!(f, "mask {path}"),
+            ReadonlyMount(path) => write!(f, "read-only from here on: {path}"),
             ReadonlyRoot => f.write_str("root read-only"),
             PivotRoot => f.write_str("enter the root (pivot_root), let go of the old one"),
             Chroot => f.write_str("enter the root (chroot)"),

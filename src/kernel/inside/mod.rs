@@ -4,6 +4,7 @@
 //! plan is complete, and reports a failure as step, errno and call.
 
 mod become_process;
+mod copy_up;
 mod hooks;
 mod links;
 mod place;
@@ -157,6 +158,7 @@ impl<'a> Child<'a> {
             Inside::Sysctl { path, value } => seal::sysctl(path, value),
             Inside::ReadonlyPath(path) => self.readonly_path(path),
             Inside::MaskedPath(path) => self.masked_path(path),
+            Inside::ReadonlyMount(path) => self.readonly_mount(path),
             Inside::ReadonlyRoot => self.readonly_root(),
             Inside::PivotRoot => self.pivot_root(),
             Inside::Chroot => self.chroot(),
