@@ -108,7 +108,10 @@ pub fn launch_placed(
         envp: sys::PointerList::new(&program.env),
     });
     let body = |channel: &Channel| run_child(plan, doors, extra, executable.as_ref(), channel);
-    let new = plan.launch.new;
+    let mut new = plan.launch.new;
+    if plan.launch.network_aside {
+        new &= !(libc::CLONE_NEWNET as u64);
+    }
     let cgroup = doors.v2_dir.as_ref().map(AsFd::as_fd);
     if plan.launch.needs_stage() {
         return staged(plan, doors, (ours, theirs), &body, place);
@@ -137,8 +140,9 @@ fn adopt(
         if launch.new_user() {
             super::maps::write(pid, launch)?;
         }
+        let network = launch.network_aside.then(make_network).transpose()?;
         place(pid).map_err(NotLaunched::NotPlaced)?;
-        channel.say(Word::Go).named("send")?;
+        channel.say_go(network.as_ref()).named("send")?;
         Ok(pidfd)
     };
     match prepared() {
@@ -150,6 +154,24 @@ fn adopt(
             Err(error)
         }
     }
+}
+
+/// A new network namespace, made by this process, which then goes back to its
+/// own: hooks of the runtime's namespaces are to find themselves there.
+fn make_network() -> Result<OwnedFd, Fault> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sched::CloneFlags;
+    let current = || {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        open(c"/proc/self/ns/net", flags, nix::sys::stat::Mode::empty())
+            .named("open of the network namespace")
+    };
+    let own = current()?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET).named("unshare of the network namespace")?;
+    let new = current();
+    nix::sched::setns(own, CloneFlags::CLONE_NEWNET)
+        .named("setns back to the network namespace")?;
+    new
 }
 
 fn run_child(

@@ -13,7 +13,12 @@ use crate::policy::text::CText;
 ///
 /// # Arguments
 /// * `path` - the environment's group below the mount of each hierarchy
-pub fn mounts(wanted: &Mount, facts: &Facts, own_namespace: bool, path: Option<&str>) -> Vec<Fixture> {
+pub fn mounts(
+    wanted: &Mount,
+    facts: &Facts,
+    own_namespace: bool,
+    path: Option<&str>,
+) -> Vec<Fixture> {
     let MountSource::Cgroup = wanted.source else { return vec![Fixture::Mount(wanted.clone())] };
     if !own_namespace {
         return path.map_or_else(Vec::new, |path| own_groups(wanted, facts, path));
@@ -95,7 +100,13 @@ fn own_groups(wanted: &Mount, facts: &Facts, path: &str) -> Vec<Fixture> {
         let source = CText::lossy(mount.join(path).as_os_str().as_encoded_bytes());
         let source = MountSource::Bind { path: source, recursive: true };
         // A caller without groups of its own has none to show.
-        Fixture::Mount(Mount { destination: at, source, attributes, optional: true, ..wanted.clone() })
+        Fixture::Mount(Mount {
+            destination: at,
+            source,
+            attributes,
+            optional: true,
+            ..wanted.clone()
+        })
     };
     if groups.v1.is_empty() {
         let v2 = groups.v2.iter();
@@ -107,6 +118,7 @@ fn own_groups(wanted: &Mount, facts: &Facts, path: &str) -> Vec<Fixture> {
         let at = below(&wanted.destination, &name.unwrap_or_default());
         fixtures.push(bind(&hierarchy.mount, at));
     }
-    fixtures.extend(groups.v2.iter().map(|v2| bind(&v2.mount, below(&wanted.destination, "unified"))));
+    fixtures
+        .extend(groups.v2.iter().map(|v2| bind(&v2.mount, below(&wanted.destination, "unified"))));
     fixtures
 }

@@ -58,6 +58,8 @@ pub enum Inside {
     /// Hooks that run in the runtime's namespaces: the parent takes over.
     RuntimeHooks,
     ContainerHooks(Vec<Hook>),
+    /// The network namespace that the parent has made meanwhile.
+    EnterNetwork,
     Loopback,
     Hostname(CText),
     Domainname(CText),
@@ -132,6 +134,7 @@ impl fmt::Display for Inside {
             Console { rows, columns } => write!(f, "terminal of {rows} rows, {columns} columns"),
             RuntimeHooks => f.write_str("hooks in the runtime's namespaces"),
             ContainerHooks(h) => write!(f, "{} createContainer hooks", h.len()),
+            EnterNetwork => f.write_str("enter the new network namespace"),
             Loopback => f.write_str("bring up the loopback interface"),
             Hostname(name) => write!(f, "hostname {name}"),
             Domainname(name) => write!(f, "domain name {name}"),

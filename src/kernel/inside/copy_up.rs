@@ -25,7 +25,8 @@ pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Fa
 
 /// An `O_PATH` descriptor opened for reading.
 fn reopen(fd: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd, Fault> {
-    sys::openat2(fd, c".", libc::O_RDONLY | flags, 0, sys::resolve::BENEATH).named("tmpcopyup: open")
+    sys::openat2(fd, c".", libc::O_RDONLY | flags, 0, sys::resolve::BENEATH)
+        .named("tmpcopyup: open")
 }
 
 fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<(), Fault> {

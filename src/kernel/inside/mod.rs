@@ -74,6 +74,8 @@ pub struct Child<'a> {
     null: Option<OwnedFd>,
     found: usize,
     released: bool,
+    /// The network namespace that came with the release.
+    network: Option<OwnedFd>,
     starter: Option<OwnedFd>,
 }
 
@@ -95,6 +97,7 @@ impl<'a> Child<'a> {
             null: None,
             found: 0,
             released: false,
+            network: None,
             starter: None,
         }
     }
@@ -121,7 +124,7 @@ impl<'a> Child<'a> {
     /// `EPIPE` when the parent is gone.
     pub fn wait_released(&mut self) -> Result<(), Fault> {
         if !self.released {
-            self.channel.expect(Word::Go).named("wait for the parent")?;
+            self.network = self.channel.expect_go().named("wait for the parent")?;
             self.released = true;
         }
         Ok(())
@@ -152,6 +155,7 @@ impl<'a> Child<'a> {
             Inside::ContainerHooks(list) | Inside::StartHooks(list) => {
                 hooks::run(self.channel, list)
             }
+            Inside::EnterNetwork => self.enter_network(),
             Inside::Loopback => become_process::loopback(),
             Inside::Hostname(name) => nix::unistd::sethostname(name.as_path()).named("sethostname"),
             Inside::Domainname(name) => become_process::domainname(name),
@@ -196,6 +200,13 @@ impl<'a> Child<'a> {
             nix::unistd::write(door, b"0").named("write to the cgroup's tasks file")?;
         }
         Ok(())
+    }
+
+    fn enter_network(&mut self) -> Result<(), Fault> {
+        let Some(network) = self.network.take() else {
+            return Err(Fault { call: "network namespace", errno: Errno::EBADF });
+        };
+        nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).named("setns")
     }
 
     pub(super) fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
@@ -279,7 +290,8 @@ impl<'a> Child<'a> {
 fn is_barrier(step: &Inside) -> bool {
     matches!(
         step,
-        Inside::RuntimeHooks
+        Inside::EnterNetwork
+            | Inside::RuntimeHooks
             | Inside::ContainerHooks(_)
             | Inside::Console { .. }
             | Inside::PivotRoot
