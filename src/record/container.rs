@@ -127,6 +127,15 @@ impl Store {
         })
     }
 
+    /// Whether an id is taken without a record: denovo was killed before it
+    /// wrote one, and so before it made anything else.
+    pub fn is_claimed_only(&self, id: &str) -> bool {
+        let dir = self.directory(id);
+        let own = nix::unistd::geteuid().as_raw();
+        dir.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == own)
+            && !dir.join("state.json").exists()
+    }
+
     /// Writes a record so that a reader sees the old or the new one, whole.
     ///
     /// # Errors

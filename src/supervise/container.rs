@@ -481,7 +481,10 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
         Ok(record) => record,
         // `rm -f` semantics, as callers of runc expect.
         Err(_) if force && !store.directory(id).exists() => return Ok(()),
-        Err(problem) if force && problem.blame == crate::problem::Blame::Denovo => {
+        Err(problem)
+            if force
+                && (problem.blame == crate::problem::Blame::Denovo || store.is_claimed_only(id)) =>
+        {
             store.forget(id)?;
             return Ok(());
         }
