@@ -108,14 +108,9 @@ impl Store {
     /// The id is taken, or the store cannot be written.
     pub fn claim(&self, id: &str, uid: u32) -> Result<(), Problem> {
         let dir = self.directory(id);
-        let make = || DirBuilder::new().mode(0o711).create(&dir);
-        let made = match make() {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                super::base::own_directory(&self.root, 0o711, uid)?;
-                make()
-            }
-            made => made,
-        };
+        // Who owns the directory above can put other records into place.
+        super::base::own_directory(&self.root, 0o711, uid)?;
+        let made = DirBuilder::new().mode(0o711).create(&dir);
         made.map_err(|e| match e.kind() {
             ErrorKind::AlreadyExists => Problem::user(format!(
                 "container with id {id:?} already exists in {}",
