@@ -118,14 +118,9 @@ impl Store {
     /// The id is taken, or the store cannot be written.
     pub fn claim(&self, id: &str, uid: u32) -> Result<(), Problem> {
         let dir = self.directory(id);
-        let make = || DirBuilder::new().mode(0o711).create(&dir);
-        let made = match make() {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                super::base::own_directory(&self.root, 0o711, uid)?;
-                make()
-            }
-            made => made,
-        };
+        // Who owns the directory above can put other records into place.
+        super::base::own_directory(&self.root, 0o711, uid)?;
+        let made = DirBuilder::new().mode(0o711).create(&dir);
         made.map_err(|e| match e.kind() {
             ErrorKind::AlreadyExists => Problem::user(format!(
                 "container with id {id:?} already exists in {}",
@@ -165,6 +160,15 @@ impl Store {
         let target = fs::read_link(self.directory(id).join("init")).ok()?;
         let (pid, started) = target.to_str()?.split_once(':')?;
         Some(ProcessName { pid: pid.parse().ok()?, started: started.parse().ok()? })
+    }
+
+    /// Whether an id is taken without a record: denovo was killed before it
+    /// wrote one, and so before it made anything else.
+    pub fn is_claimed_only(&self, id: &str) -> bool {
+        let dir = self.directory(id);
+        let own = nix::unistd::geteuid().as_raw();
+        dir.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == own)
+            && !dir.join("state.json").exists()
     }
 
     /// Writes a record so that a reader sees the old or the new one, whole.

@@ -155,7 +155,8 @@ fn read(file: &Path) -> Result<Vec<u8>, Problem> {
     let opened = open(file).map_err(|error| unreadable(file, &error))?;
     let metadata = opened.metadata().map_err(|error| unreadable(file, &error))?;
     if !metadata.is_file() {
-        return Err(Problem::user(format!("{}: not a regular file", file.display())));
+        return Err(Problem::user(format!("{}: not a regular file", file.display()))
+            .hint("denovo spec writes one to start from"));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(1 << 20));
     // One byte more than allowed shows that there is more.

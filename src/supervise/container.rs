@@ -12,7 +12,7 @@ use super::terminal::Relay;
 use crate::host::Facts;
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, Heard, Word};
-use crate::kernel::launch::{Born, Extra, NotLaunched, launch, launch_placed};
+use crate::kernel::launch::{Born, Extra, Failure, NotLaunched, launch, launch_placed};
 use crate::kernel::{failure, hook, sys};
 use crate::plan::build::{self, Options};
 use crate::plan::cgroup::CgroupPlan;
@@ -403,11 +403,19 @@ pub fn start(store: &Store, id: &str, warn: &dyn Fn(&str)) -> Result<(), Refusal
     let path = store.start_socket(id);
     let channel = Channel::from(connect(&path)?);
     let _ = fs::remove_file(&path);
+    let spoke = |e: nix::errno::Errno| Problem::kernel(format!("start: {}", e.desc()));
+    let mut note = None;
     loop {
-        match channel.hear().map_err(|e| Problem::kernel(format!("start: {}", e.desc())))? {
+        match channel.hear().map_err(spoke)? {
             Heard::Closed => break,
-            Heard::Failed { step, errno, call } => {
-                return Err(start_failure(&record, step, errno, call));
+            Heard::Note(text) => note = Some(text),
+            Heard::Failed { errno, call, .. } => {
+                return Err(start_failure(&record, Failure { step: None, call, errno, note }));
+            }
+            Heard::WantState => {
+                let state = record.state(Status::Created);
+                let text = serde_json::to_vec(&state).map_err(|e| Problem::ours(e.to_string()))?;
+                channel.say_text(&text).map_err(spoke)?;
             }
             _ => {}
         }
@@ -416,8 +424,10 @@ pub fn start(store: &Store, id: &str, warn: &dyn Fn(&str)) -> Result<(), Refusal
     Ok(())
 }
 
-fn start_failure(record: &Record, _step: usize, errno: nix::errno::Errno, call: String) -> Refusal {
-    let f = crate::kernel::launch::Failure { step: Some(0), call, errno, note: None };
+/// The plan is long forgotten; only of its last step is enough known.
+fn start_failure(record: &Record, failure: Failure) -> Refusal {
+    let step = (failure.call == "exec").then_some(0);
+    let f = Failure { step, ..failure };
     let plan = process_plan(record.process.as_ref(), Vec::new(), record);
     Refusal { problems: vec![failure::explain(&plan, &f)], code: failure::exit_code(&plan, &f) }
 }
@@ -471,7 +481,11 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
         Ok(record) => record,
         // `rm -f` semantics, as callers of runc expect.
         Err(_) if force && !store.directory(id).exists() => return Ok(()),
-        Err(problem) if force && problem.blame == crate::problem::Blame::Denovo => {
+        Err(problem)
+            if force
+                && (problem.blame == crate::problem::Blame::Denovo
+                    || store.is_claimed_only(id)) =>
+        {
             store.forget(id)?;
             return Ok(());
         }

@@ -94,7 +94,21 @@ impl Proxy<'_> {
                 self.relay = None;
             }
         }
+        if self.relay.as_ref().is_some_and(Relay::vanished) {
+            self.hang_up();
+        }
         ready[0]
+    }
+
+    /// The caller's terminal is gone, so the one inside goes too. The kernel
+    /// then sends SIGHUP, but never ends a namespace's first process by a
+    /// signal that it left at its default; we do in its place.
+    fn hang_up(&mut self) {
+        self.relay = None;
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGHUP);
+        if by_default(self.pid, libc::SIGHUP) {
+            let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        }
     }
 
     fn pass_signals(&mut self) {
@@ -119,6 +133,18 @@ impl Proxy<'_> {
             }
         }
     }
+}
+
+/// Whether the process neither catches nor ignores a signal (proc(5),
+/// /proc/PID/status).
+fn by_default(pid: i32, signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let set = |name: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    let handled = set("SigCgt:").zip(set("SigIgn:")).map(|(caught, ignored)| caught | ignored);
+    handled.is_some_and(|set| set & 1 << (signal - 1) == 0)
 }
 
 /// Stops as the job control of a shell expects it of the process it started.

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use super::channel::{Channel, Word};
 use super::{files, sys};
 use crate::plan::inside::Inside;
+use crate::policy::spec::Hook;
 use crate::policy::text::CText;
 
 pub use place::write_fd_path;
@@ -152,9 +153,8 @@ impl<'a> Child<'a> {
             Inside::DeviceLinks => self.device_links(),
             Inside::Console { rows, columns } => self.console(*rows, *columns),
             Inside::RuntimeHooks => self.runtime_hooks(),
-            Inside::ContainerHooks(list) | Inside::StartHooks(list) => {
-                hooks::run(self.channel, list)
-            }
+            Inside::ContainerHooks(list) => hooks::run(self.channel, list),
+            Inside::StartHooks(list) => self.start_hooks(list),
             Inside::EnterNetwork => self.enter_network(),
             Inside::Loopback => become_process::loopback(),
             Inside::Hostname(name) => nix::unistd::sethostname(name.as_path()).named("sethostname"),
@@ -229,6 +229,18 @@ impl<'a> Child<'a> {
         self.channel.say(Word::Created).named("send")?;
         self.starter = Some(super::channel::accept(listener).named("accept a start")?);
         Ok(())
+    }
+
+    /// The state comes from whoever waits for the start: `create` is long
+    /// gone when `start` has come.
+    fn start_hooks(&self, list: &[Hook]) -> Result<(), Fault> {
+        match &self.starter {
+            None => hooks::run(self.channel, list),
+            Some(fd) => {
+                let fd = nix::unistd::dup(fd).named("dup")?;
+                hooks::run(&Channel::from(fd), list)
+            }
+        }
     }
 
     /// The connection of the `start` that this process was released by.
