@@ -566,7 +566,7 @@ fn leave(
     killed: bool,
     warn: &dyn Fn(&str),
 ) -> Result<(), Problem> {
-    match ask(socket, &Request::Leave) {
+    match ask(socket, &Request::Leave { report: killed || receipt.is_some() }) {
         Ok(Reply::Left(parting)) => {
             if parting.last {
                 wait_closed(socket);
