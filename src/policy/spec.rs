@@ -45,7 +45,13 @@ pub enum Root {
     /// A directory, used as it is.
     Directory { path: CText, readonly: bool },
     /// An overlay over `lower`, which stays as it is; gone at the end.
-    Overlay { lower: CText, writes: Writes },
+    Overlay {
+        lower: CText,
+        writes: Writes,
+        /// Files and directories of this environment's own, in place of or
+        /// beside the image's.
+        own: Vec<Fixture>,
+    },
     /// An empty root, made up by the fixtures.
     Empty { writes: Writes },
 }

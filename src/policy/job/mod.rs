@@ -80,9 +80,11 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
     };
     let root = match case.source {
         Source::Host(_) => Root::Empty { writes },
-        Source::Bundle { root, .. } => {
-            Root::Overlay { lower: CText::lossy(root.as_os_str().as_encoded_bytes()), writes }
-        }
+        Source::Bundle { root, .. } => Root::Overlay {
+            lower: CText::lossy(root.as_os_str().as_encoded_bytes()),
+            writes,
+            own: fixtures::over_image(case),
+        },
     };
     if !problems.is_empty() {
         return Err(problems);
