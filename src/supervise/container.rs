@@ -483,7 +483,8 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
         Err(_) if force && !store.directory(id).exists() => return Ok(()),
         Err(problem)
             if force
-                && (problem.blame == crate::problem::Blame::Denovo || store.is_claimed_only(id)) =>
+                && (problem.blame == crate::problem::Blame::Denovo
+                    || store.is_claimed_only(id)) =>
         {
             store.forget(id)?;
             return Ok(());
