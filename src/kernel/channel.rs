@@ -135,6 +135,28 @@ impl Channel {
         }
     }
 
+    /// The word to go, with the network namespace if there is one to enter.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub fn say_go(&self, network: Option<&OwnedFd>) -> Result<(), Errno> {
+        let fds: Vec<RawFd> = network.iter().map(|fd| fd.as_raw_fd()).collect();
+        send_with(&self.0, &[Word::Go as u8], &fds)
+    }
+
+    /// Waits for the word to go.
+    ///
+    /// # Errors
+    /// As [`Self::expect`].
+    pub fn expect_go(&self) -> Result<Option<OwnedFd>, Errno> {
+        let mut byte = [0u8; 1];
+        match receive_with(&self.0, &mut byte)? {
+            (0, _) => Err(Errno::EPIPE),
+            (_, mut fds) if byte[0] == Word::Go as u8 => Ok(fds.pop()),
+            _ => Err(Errno::EPROTO),
+        }
+    }
+
     /// Sends a text in one packet (the container's state, for hooks).
     ///
     /// # Errors

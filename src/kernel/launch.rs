@@ -108,7 +108,10 @@ pub fn launch_placed(
         envp: sys::PointerList::new(&program.env),
     });
     let body = |channel: &Channel| run_child(plan, doors, extra, executable.as_ref(), channel);
-    let new = plan.launch.new;
+    let mut new = plan.launch.new;
+    if plan.launch.network_aside {
+        new &= !(libc::CLONE_NEWNET as u64);
+    }
     let cgroup = doors.v2_dir.as_ref().map(AsFd::as_fd);
     if plan.launch.needs_stage() {
         return staged(plan, doors, (ours, theirs), &body, place);
@@ -137,8 +140,9 @@ fn adopt(
         if launch.new_user() {
             super::maps::write(pid, launch)?;
         }
+        let network = launch.network_aside.then(make_network).transpose()?;
         place(pid).map_err(NotLaunched::NotPlaced)?;
-        channel.say(Word::Go).named("send")?;
+        channel.say_go(network.as_ref()).named("send")?;
         Ok(pidfd)
     };
     match prepared() {
@@ -152,6 +156,24 @@ fn adopt(
     }
 }
 
+/// A new network namespace, made by this process, which then goes back to its
+/// own: hooks of the runtime's namespaces are to find themselves there.
+fn make_network() -> Result<OwnedFd, Fault> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sched::CloneFlags;
+    let current = || {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        open(c"/proc/self/ns/net", flags, nix::sys::stat::Mode::empty())
+            .named("open of the network namespace")
+    };
+    let own = current()?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET).named("unshare of the network namespace")?;
+    let new = current();
+    nix::sched::setns(own, CloneFlags::CLONE_NEWNET)
+        .named("setns back to the network namespace")?;
+    new
+}
+
 fn run_child(
     plan: &Plan,
     doors: &Doors,
@@ -159,9 +181,6 @@ fn run_child(
     executable: Option<&Executable<'_>>,
     channel: &Channel,
 ) -> i32 {
-    if channel.expect(Word::Go).is_err() {
-        return 125;
-    }
     if plan.launch.owner.is_some() {
         // Becoming the owner made this process's files in /proc root's, who
         // is nobody in the new user namespace; some must be written to.
@@ -175,6 +194,12 @@ fn run_child(
     child.mask = extra.mask;
     child.entering = extra.entering;
     child.die_with_parent = extra.die_with_parent;
+    // Ids must be mapped, and a process that enters be in its groups, before
+    // the first step; else there is no need to wait.
+    let early = !plan.launch.uid_map.is_empty() || extra.entering;
+    if early && child.wait_released().is_err() {
+        return 125;
+    }
     if let Err((step, fault)) = child.carry_out(&plan.inside) {
         report(channel, child.starter(), step, fault);
         return 125;

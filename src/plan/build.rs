@@ -5,7 +5,8 @@ use super::inside::{Inside, Join};
 use super::{Launch, Plan, Program};
 use crate::host::Facts;
 use crate::policy::spec::{
-    Clocks, Device, Fixture, Kind, Namespace, Namespaces, Process, Root, Seccomp, Spec,
+    Clocks, Device, Fixture, Kind, Mount, MountSource, Namespace, Namespaces, Process, Root,
+    Seccomp, Spec,
 };
 use crate::policy::text::CText;
 use crate::problem::Problems;
@@ -28,10 +29,17 @@ pub struct Options {
 /// Every reason why the control groups cannot be as asked.
 pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Problems> {
     let cgroup = super::cgroup::plan(&spec.cgroup, facts)?;
-    let launch = launch(&spec.namespaces, spec.process.is_none());
+    let mut launch = launch(&spec.namespaces, spec.process.is_none());
+    // Worth it where there is another CPU to do it on; where it must belong
+    // to a new user namespace, only a process in there can make it.
+    launch.network_aside = launch.new & libc::CLONE_NEWNET as u64 != 0
+        && !launch.new_user()
+        && !launch.needs_stage()
+        && facts.caller.cpus.len() > 1;
     let mut inside = Vec::with_capacity(64);
     enter_steps(spec, &cgroup, options, &mut inside);
     root_steps(spec, facts, options, &mut inside);
+    network_steps(spec, launch.network_aside, &mut inside);
     seal_steps(spec, options, &mut inside);
     match &spec.process {
         Some(process) => {
@@ -92,6 +100,7 @@ fn launch(namespaces: &Namespaces, own_init: bool) -> Launch {
         gid_map: namespaces.gid_map.clone(),
         deny_setgroups: namespaces.deny_setgroups,
         owner: namespaces.owner.clone(),
+        network_aside: false,
     }
 }
 
@@ -114,14 +123,28 @@ fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut
     if spec.process.is_none() && namespaces.time == Namespace::New {
         inside.push(Inside::NewClocks(namespaces.clocks.clone()));
     }
-    if namespaces.net == Namespace::New {
-        inside.push(Inside::Loopback);
-    }
     if let Some(name) = &spec.hostname {
         inside.push(Inside::Hostname(name.clone()));
     }
     if let Some(name) = &spec.domainname {
         inside.push(Inside::Domainname(name.clone()));
+    }
+}
+
+/// The new network namespace, up and entered before the first step that
+/// depends on it: sysfs shows the network of the process that mounts it.
+fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
+    if spec.namespaces.net != Namespace::New {
+        return;
+    }
+    let is_sysfs = |step: &Inside| {
+        matches!(step, Inside::Put(Fixture::Mount(Mount { source: MountSource::New { fstype, .. }, .. }))
+            if fstype.as_bytes() == b"sysfs")
+    };
+    let at = inside.iter().position(is_sysfs).unwrap_or(inside.len());
+    inside.insert(at, Inside::Loopback);
+    if aside {
+        inside.insert(at, Inside::EnterNetwork);
     }
 }
 
@@ -152,7 +175,7 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
         Root::Empty { writes } => Inside::RootEmpty { writes: writes.clone(), anchor },
     });
     for fixture in &spec.fixtures {
-        expand(fixture, facts, spec.namespaces.cgroup == Namespace::New, inside);
+        expand(fixture, facts, spec, inside);
     }
     let devices: fn(Device) -> Inside = if spec.namespaces.user == Namespace::Shared {
         Inside::MakeDevice
@@ -183,15 +206,44 @@ fn first_propagation(wanted: u64) -> u64 {
 
 /// The mount type `cgroup` stands for what the node has: on cgroup v2 one
 /// mount, on v1 a tmpfs with one mount a hierarchy, as callers of runc expect.
-fn expand(fixture: &Fixture, facts: &Facts, own_namespace: bool, inside: &mut Vec<Inside>) {
-    if let Fixture::Mount(mount) = fixture
-        && matches!(mount.source, crate::policy::spec::MountSource::Cgroup)
-    {
-        let mounts = super::cgroup_mounts::mounts(mount, facts, own_namespace);
-        inside.extend(mounts.into_iter().map(Inside::Put));
-    } else {
+fn expand(fixture: &Fixture, facts: &Facts, spec: &Spec, inside: &mut Vec<Inside>) {
+    let Fixture::Mount(mount) = fixture else {
         inside.push(Inside::Put(fixture.clone()));
+        return;
+    };
+    match &mount.source {
+        MountSource::Cgroup => {
+            let own_namespace = spec.namespaces.cgroup == Namespace::New;
+            let path = spec.cgroup.path.as_deref();
+            let mounts = super::cgroup_mounts::mounts(mount, facts, own_namespace, path);
+            inside.extend(mounts.into_iter().map(Inside::Put));
+        }
+        // Further mounts and devices may be placed in it first.
+        MountSource::New { fstype, flags, .. }
+            if fstype.as_bytes() == b"tmpfs" && flags & libc::MS_RDONLY != 0 =>
+        {
+            let mut writable = mount.clone();
+            if let MountSource::New { flags, .. } = &mut writable.source {
+                *flags &= !libc::MS_RDONLY;
+            }
+            inside.push(Inside::Put(Fixture::Mount(writable)));
+        }
+        _ => inside.push(Inside::Put(fixture.clone())),
     }
+}
+
+/// See [`expand`]: those that are read-only at last.
+fn read_only_at_last(fixtures: &[Fixture]) -> impl Iterator<Item = Inside> {
+    fixtures.iter().filter_map(|fixture| match fixture {
+        Fixture::Mount(Mount {
+            destination,
+            source: MountSource::New { fstype, flags, .. },
+            ..
+        }) if fstype.as_bytes() == b"tmpfs" && flags & libc::MS_RDONLY != 0 => {
+            Some(Inside::ReadonlyMount(destination.clone()))
+        }
+        _ => None,
+    })
 }
 
 /// Hooks, masks and the way into the root.
@@ -205,6 +257,7 @@ fn seal_steps(spec: &Spec, options: &Options, inside: &mut Vec<Inside>) {
     for (path, value) in &spec.sysctl {
         inside.push(Inside::Sysctl { path: path.clone(), value: value.clone() });
     }
+    inside.extend(read_only_at_last(&spec.fixtures));
     inside.extend(spec.readonly_paths.iter().cloned().map(Inside::ReadonlyPath));
     inside.extend(spec.masked_paths.iter().cloned().map(Inside::MaskedPath));
     if let Some(score) = spec.process.as_ref().and_then(|p| p.oom_score_adj) {

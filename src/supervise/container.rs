@@ -233,7 +233,7 @@ impl<'a> Making<'a> {
             pid: None,
             done: false,
         };
-        store.save(&making.record)?;
+        store.save_first(&making.record)?;
         if let Some((program, _)) = &making.plan.seccomp {
             save_filter(store, id, program)?;
         }
@@ -257,20 +257,20 @@ impl<'a> Making<'a> {
             entering: false,
             init: None,
         };
-        // Recorded before its first step: were denovo killed after that, the
-        // process would be nobody's where there are no groups to find it in.
-        let recorded = std::cell::RefCell::new(self.record.clone());
+        // Recorded before it leaves the node's file systems: were denovo
+        // killed after that, the process would be nobody's where there are
+        // no groups to find it in.
+        let named = std::cell::Cell::new(None);
         let place = |pid| {
-            let mut record = recorded.borrow_mut();
-            record.init = ProcessName::of(pid);
-            self.store.save(&record)
+            named.set(ProcessName::of(pid));
+            named.get().map_or(Ok(()), |init| self.store.save_init(&self.record.id, init))
         };
         let born = match launch_placed(&self.plan, &self.doors, &extra, &place) {
             Ok(born) => born,
             Err(NotLaunched::Failed(f)) => return Err(self.refuse(&f)),
             Err(NotLaunched::NotPlaced(problem)) => return Err(problem.into()),
         };
-        self.record = recorded.into_inner();
+        self.record.init = named.get();
         self.pid = Some(born.pid);
         Ok(born)
     }

@@ -4,6 +4,7 @@
 //! plan is complete, and reports a failure as step, errno and call.
 
 mod become_process;
+mod copy_up;
 mod hooks;
 mod links;
 mod place;
@@ -73,6 +74,9 @@ pub struct Child<'a> {
     pub entering: bool,
     null: Option<OwnedFd>,
     found: usize,
+    released: bool,
+    /// The network namespace that came with the release.
+    network: Option<OwnedFd>,
     starter: Option<OwnedFd>,
 }
 
@@ -93,6 +97,8 @@ impl<'a> Child<'a> {
             entering: false,
             null: None,
             found: 0,
+            released: false,
+            network: None,
             starter: None,
         }
     }
@@ -104,7 +110,23 @@ impl<'a> Child<'a> {
     /// The step's index and the call that failed.
     pub fn carry_out(&mut self, steps: &[Inside]) -> Result<(), (usize, Fault)> {
         for (index, step) in steps.iter().enumerate() {
+            if is_barrier(step) {
+                self.wait_released().map_err(|fault| (index, fault))?;
+            }
             self.take(step).map_err(|fault| (index, fault))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the parent has recorded this process; a parent that died
+    /// instead closes the channel.
+    ///
+    /// # Errors
+    /// `EPIPE` when the parent is gone.
+    pub fn wait_released(&mut self) -> Result<(), Fault> {
+        if !self.released {
+            self.network = self.channel.expect_go().named("wait for the parent")?;
+            self.released = true;
         }
         Ok(())
     }
@@ -133,12 +155,14 @@ impl<'a> Child<'a> {
             Inside::RuntimeHooks => self.runtime_hooks(),
             Inside::ContainerHooks(list) => hooks::run(self.channel, list),
             Inside::StartHooks(list) => self.start_hooks(list),
+            Inside::EnterNetwork => self.enter_network(),
             Inside::Loopback => become_process::loopback(),
             Inside::Hostname(name) => nix::unistd::sethostname(name.as_path()).named("sethostname"),
             Inside::Domainname(name) => become_process::domainname(name),
             Inside::Sysctl { path, value } => seal::sysctl(path, value),
             Inside::ReadonlyPath(path) => self.readonly_path(path),
             Inside::MaskedPath(path) => self.masked_path(path),
+            Inside::ReadonlyMount(path) => self.readonly_mount(path),
             Inside::ReadonlyRoot => self.readonly_root(),
             Inside::PivotRoot => self.pivot_root(),
             Inside::Chroot => self.chroot(),
@@ -176,6 +200,13 @@ impl<'a> Child<'a> {
             nix::unistd::write(door, b"0").named("write to the cgroup's tasks file")?;
         }
         Ok(())
+    }
+
+    fn enter_network(&mut self) -> Result<(), Fault> {
+        let Some(network) = self.network.take() else {
+            return Err(Fault { call: "network namespace", errno: Errno::EBADF });
+        };
+        nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).named("setns")
     }
 
     pub(super) fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
@@ -262,6 +293,25 @@ impl<'a> Child<'a> {
         }
         Err(Fault { call: "exec", errno: worst })
     }
+}
+
+/// Steps that must not be taken before the parent is ready: those that talk
+/// to it, and those after which only this process's own end undoes them.
+/// Everything before is private to the new namespaces, and is done while the
+/// parent still writes its record.
+fn is_barrier(step: &Inside) -> bool {
+    matches!(
+        step,
+        Inside::EnterNetwork
+            | Inside::RuntimeHooks
+            | Inside::ContainerHooks(_)
+            | Inside::Console { .. }
+            | Inside::PivotRoot
+            | Inside::Chroot
+            | Inside::AwaitStart
+            | Inside::Exec(_)
+            | Inside::Init
+    )
 }
 
 fn unshare(flags: i32) -> Result<(), Fault> {

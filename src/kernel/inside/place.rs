@@ -142,7 +142,7 @@ impl Child<'_> {
         if *copy_up || wanted.set | wanted.clear != 0 {
             let new = self.open_in_root(mount.destination.as_c_str(), libc::O_PATH, 0)?;
             if *copy_up {
-                super::hooks::copy_up(target.as_fd(), new.as_fd())?;
+                super::copy_up::copy_up(target.as_fd(), new.as_fd())?;
             }
             if wanted.set | wanted.clear != 0 {
                 set_attributes(new.as_fd(), wanted.set, wanted.clear, false)?;

@@ -124,11 +124,16 @@ fn owner(field: &str, name: &str, id: Option<u32>, found: &mut Findings) -> u32 
 /// then the default devices, which a configuration cannot take away (runc
 /// appends them too). Rules that the configuration states come after those
 /// that it implies, so that `allow b 8:0 r` stays read-only.
+///
+/// A configuration that has no `linux.resources.devices` at all asks for no
+/// list (config-linux.md: it is optional), and gets none, as with crun.
 pub(super) fn rules(linux: &Linux, found: &mut Findings) -> Vec<DeviceRule> {
+    let Some(asked) = linux.resources().as_ref().and_then(|r| r.devices().as_deref()) else {
+        return Vec::new();
+    };
     let mut rules = vec![rule(false, DeviceKind::All, None, None)];
     rules.extend(linux.devices().iter().flatten().filter_map(implied));
-    let asked = linux.resources().as_ref().and_then(|r| r.devices().as_deref());
-    for (index, asked) in asked.unwrap_or_default().iter().enumerate() {
+    for (index, asked) in asked.iter().enumerate() {
         stated(&format!("linux.resources.devices[{index}]"), asked, found, &mut rules);
     }
     for kind in [DeviceKind::Char, DeviceKind::Block] {
