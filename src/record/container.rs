@@ -132,15 +132,6 @@ impl Store {
         })
     }
 
-    /// Whether an id is taken without a record: denovo was killed before it
-    /// wrote one, and so before it made anything else.
-    pub fn is_claimed_only(&self, id: &str) -> bool {
-        let dir = self.directory(id);
-        let own = nix::unistd::geteuid().as_raw();
-        dir.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == own)
-            && !dir.join("state.json").exists()
-    }
-
     /// Writes the first record of a container just claimed. Until it is
     /// whole, a reader takes it for damaged, which it would also be if we
     /// died here; so no rename, which would cost a start a tenth of a
@@ -169,6 +160,15 @@ impl Store {
         let target = fs::read_link(self.directory(id).join("init")).ok()?;
         let (pid, started) = target.to_str()?.split_once(':')?;
         Some(ProcessName { pid: pid.parse().ok()?, started: started.parse().ok()? })
+    }
+
+    /// Whether an id is taken without a record: denovo was killed before it
+    /// wrote one, and so before it made anything else.
+    pub fn is_claimed_only(&self, id: &str) -> bool {
+        let dir = self.directory(id);
+        let own = nix::unistd::geteuid().as_raw();
+        dir.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == own)
+            && !dir.join("state.json").exists()
     }
 
     /// Writes a record so that a reader sees the old or the new one, whole.

@@ -405,7 +405,7 @@ pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
 /// As seccomp(2); `EINVAL` for a program of odd size.
 pub fn seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
     let len = u16::try_from(program.len() / 8).map_err(|_| Errno::EINVAL)?;
-    if program.len() % 8 != 0 || len == 0 {
+    if !program.len().is_multiple_of(8) || len == 0 {
         return Err(Errno::EINVAL);
     }
     let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
