@@ -367,3 +367,14 @@ fn a_log_is_written_in_the_form_asked_for() {
     assert_eq!(line["level"], "error");
     assert!(line["msg"].as_str().unwrap().contains("/none/such"));
 }
+
+#[test]
+fn a_failure_is_heard_however_early_it_comes() {
+    for case in Case::each("a_failure_is_heard_however_early_it_comes") {
+        let bundle = case.bundle(|config| shell(config, "true"));
+        symlink("tmp", bundle.join("rootfs/proc")).unwrap();
+        for _ in 0..40 {
+            case.run_bundle(&bundle).refused(&["/proc"]);
+        }
+    }
+}
