@@ -64,7 +64,11 @@ fn data_of_a_file_system_reaches_it() {
 
 #[test]
 fn a_bind_has_its_own_flags_and_a_plain_one_leaves_what_is_below_out() {
-    let Some(case) = Case::root("a_bind_has_its_own_flags") else { return };
+    let Some(case) =
+        Case::root("a_bind_has_its_own_flags_and_a_plain_one_leaves_what_is_below_out")
+    else {
+        return;
+    };
     let source = outer(&case);
     for (kind, below) in [("bind", 0), ("rbind", 1)] {
         let script = "ls /mnt | tr '\\n' ' '; ls /mnt/below | wc -l; grep ' /mnt ' /proc/self/mountinfo; \
