@@ -294,7 +294,7 @@ pub struct Seccomp {
 #[derive(Debug, Clone, Serialize)]
 pub struct Cgroup {
     /// Below the mount point of each hierarchy, without a leading slash,
-    /// such as `denovo/job-17`; `None`: no group is made.
+    /// such as `denovo-job-17`; `None`: no group is made.
     pub path: Option<String>,
     pub limits: super::limits::Limits,
     /// The caller may carry on when the groups cannot be made (a user without

@@ -42,7 +42,7 @@ fn memory_pids_and_cpu_are_set() {
             "cpu": {"quota": 25_000, "period": 50_000, "shares": 512, "cpus": "0"},
         }),
     );
-    let path = format!("denovo/{id}");
+    let path = format!("denovo-{id}");
     for (controller, file, value) in [
         ("memory", "memory.limit_in_bytes", "33554432"),
         ("pids", "pids.max", "42"),

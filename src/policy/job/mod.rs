@@ -183,7 +183,7 @@ fn namespaces(case: &Case<'_>, warnings: &mut Vec<String>) -> Namespaces {
     }
 }
 
-/// Root's environments have their groups below /denovo; a user's where the
+/// Root's environments have their groups at the top, as /denovo-ID; a user's where the
 /// user may make some. Without any, affinity holds the CPUs, and the rest is
 /// said to be missing in one line.
 fn cgroup(case: &Case<'_>, warnings: &mut Vec<String>) -> (Cgroup, Option<Vec<u32>>) {
@@ -223,7 +223,7 @@ fn cgroup(case: &Case<'_>, warnings: &mut Vec<String>) -> (Cgroup, Option<Vec<u3
 
 fn group_path(case: &Case<'_>) -> Option<String> {
     if case.by_root() {
-        return Some(format!("denovo/{}", case.id));
+        return Some(format!("denovo-{}", case.id));
     }
     let v2 = case.facts.cgroups.v2.as_ref().filter(|v2| v2.writable)?;
     Some(format!("{}/denovo-{}", v2.own, case.id).trim_start_matches('/').to_owned())
