@@ -101,6 +101,9 @@ pub mod resolve {
     pub const IN_ROOT: u64 = 0x10;
 }
 
+/// How often openat2(2) is tried again.
+const TRIES: usize = 1000;
+
 /// openat2(2): opens `path` below `dir` as `resolve` allows.
 ///
 /// # Errors
@@ -114,16 +117,25 @@ pub fn openat2(
 ) -> Result<OwnedFd, Errno> {
     let how =
         OpenHow { flags: (flags | libc::O_CLOEXEC) as u32 as u64, mode: mode as u64, resolve };
-    // SAFETY: path is NUL-terminated, how has the size given; both outlive the call.
-    owned(unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            dir.as_raw_fd(),
-            path.as_ptr(),
-            &raw const how,
-            std::mem::size_of::<OpenHow>(),
-        )
-    })
+    // Where `..` is on the way, any rename or mount on the node meanwhile
+    // makes the kernel ask for another try; somebody who renames without end
+    // must not hold us up for ever.
+    for _ in 0..TRIES {
+        // SAFETY: path is NUL-terminated, how has the size given; both outlive the call.
+        let opened = owned(unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                path.as_ptr(),
+                &raw const how,
+                std::mem::size_of::<OpenHow>(),
+            )
+        });
+        if opened.as_ref().err() != Some(&Errno::EAGAIN) {
+            return opened;
+        }
+    }
+    Err(Errno::EAGAIN)
 }
 
 /// pidfd_open(2).
@@ -338,6 +350,12 @@ pub fn getcwd(buffer: &mut [u8]) -> Result<(), Errno> {
 pub fn default_signal(signal: i32) {
     // SAFETY: SIG_DFL installs no handler.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// Ignores a signal.
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
 #[repr(C)]
