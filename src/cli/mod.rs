@@ -13,7 +13,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 use crate::record::base;
 use crate::record::container::Store;
 use crate::supervise::container::Refusal;
-use say::Voice;
+use say::{Voice, out};
 
 /// One fresh machine per job on a shared compute node.
 #[derive(Debug, Parser)]
@@ -113,7 +113,7 @@ impl Context {
 
     pub fn print_plan(&self, lines: &[String]) {
         for (number, line) in lines.iter().enumerate() {
-            println!("{:3}  {line}", number + 1);
+            out(format_args!("{:3}  {line}", number + 1));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Context;
-use super::say::rfc3339;
+use super::say::{out, rfc3339};
 use crate::policy::container::further::{self, Further};
 use crate::problem::Problem;
 use crate::record::container::Status;
@@ -117,7 +117,7 @@ pub fn state(context: &Context, args: &Id) -> Result<i32, Refusal> {
     let record = store.load(&args.id)?;
     let text = serde_json::to_string_pretty(&record.state(store.status(&record)))
         .map_err(|e| Problem::ours(e.to_string()))?;
-    println!("{text}");
+    out(format_args!("{text}"));
     Ok(0)
 }
 
@@ -296,7 +296,7 @@ pub fn list(context: &Context, args: &List) -> Result<i32, Refusal> {
     let store = context.containers();
     let records: Vec<_> = store.ids().iter().filter_map(|id| store.load(id).ok()).collect();
     if args.quiet {
-        records.iter().for_each(|r| println!("{}", r.id));
+        records.iter().for_each(|r| out(format_args!("{}", r.id)));
         return Ok(0);
     }
     let rows: Vec<_> = records.iter().map(|r| (r, store.status(r))).collect();
@@ -315,14 +315,14 @@ pub fn list(context: &Context, args: &List) -> Result<i32, Refusal> {
                 })
             })
             .collect();
-        println!("{}", serde_json::Value::from(all));
+        out(format_args!("{}", serde_json::Value::from(all)));
         return Ok(0);
     }
-    println!("{:<24} {:>8}  {:<9} {:<21} BUNDLE", "ID", "PID", "STATUS", "CREATED");
+    out(format_args!("{:<24} {:>8}  {:<9} {:<21} BUNDLE", "ID", "PID", "STATUS", "CREATED"));
     for (r, status) in rows {
         let (pid, created) = (r.state(status).pid, rfc3339(r.created));
         let name = Status::name(status);
-        println!("{:<24} {pid:>8}  {name:<9} {created:<21} {}", r.id, r.bundle.display());
+        out(format_args!("{:<24} {pid:>8}  {name:<9} {created:<21} {}", r.id, r.bundle.display()));
     }
     Ok(0)
 }

@@ -181,11 +181,12 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     for fixture in &spec.fixtures {
         expand(fixture, facts, spec, inside);
     }
-    let devices: fn(Device) -> Inside = if spec.namespaces.user == Namespace::Shared {
-        Inside::MakeDevice
-    } else {
-        Inside::BindDevice
-    };
+    let devices: fn(Device) -> Inside =
+        if spec.namespaces.user == Namespace::Shared && !facts.caller.nested {
+            Inside::MakeDevice
+        } else {
+            Inside::BindDevice
+        };
     inside.extend(spec.devices.iter().cloned().map(devices));
     if spec.own_dev {
         inside.push(Inside::DeviceLinks);
