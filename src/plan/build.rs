@@ -35,6 +35,8 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Probl
     launch.network_aside = launch.new & libc::CLONE_NEWNET as u64 != 0
         && !launch.new_user()
         && !launch.needs_stage()
+        // Or else the way back to the caller's own would be barred.
+        && !facts.caller.nested
         && facts.caller.cpus.len() > 1;
     let mut inside = Vec::with_capacity(64);
     enter_steps(spec, &cgroup, options, &mut inside);
@@ -132,20 +134,27 @@ fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut
 }
 
 /// The new network namespace, up and entered before the first step that
-/// depends on it: sysfs shows the network of the process that mounts it.
+/// depends on it: sysfs shows the network of the process that mounts it. What
+/// is mounted in /sys comes last, so that there is time to make it.
 fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     if spec.namespaces.net != Namespace::New {
         return;
     }
-    let is_sysfs = |step: &Inside| {
-        matches!(step, Inside::Put(Fixture::Mount(Mount { source: MountSource::New { fstype, .. }, .. }))
-            if fstype.as_bytes() == b"sysfs")
+    let in_sys = |step: &Inside| {
+        let Inside::Put(Fixture::Mount(mount)) = step else { return false };
+        let path = mount.destination.as_bytes();
+        path == b"/sys" || path.starts_with(b"/sys/")
     };
-    let at = inside.iter().position(is_sysfs).unwrap_or(inside.len());
-    inside.insert(at, Inside::Loopback);
+    let (late, mut all): (Vec<_>, Vec<_>) = std::mem::take(inside).into_iter().partition(in_sys);
+    let console = all.iter().position(|step| matches!(step, Inside::Console { .. }));
+    let rest = all.split_off(console.unwrap_or(all.len()));
     if aside {
-        inside.insert(at, Inside::EnterNetwork);
+        all.push(Inside::EnterNetwork);
     }
+    all.push(Inside::Loopback);
+    all.extend(late);
+    all.extend(rest);
+    *inside = all;
 }
 
 /// The user that builds the root: 0 of the new user namespace where there is
