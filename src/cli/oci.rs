@@ -11,7 +11,8 @@ use crate::problem::Problem;
 use crate::record::container::Status;
 use crate::request::default_config::{For, default_config};
 use crate::request::user::UserIds;
-use crate::supervise::container::{self, ExecOptions, Refusal, StartOptions};
+use crate::supervise::container::{self, Refusal, StartOptions};
+use crate::supervise::exec::{self, ExecOptions};
 
 /// A verb that takes a container's id only.
 #[derive(Debug, Args)]
@@ -279,7 +280,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
         preserve_fds: args.preserve_fds,
         detach: args.detach,
     };
-    container::exec(&store, &args.id.id, &options)
+    exec::exec(&store, &args.id.id, &options)
 }
 
 #[derive(Debug, Args)]
