@@ -41,8 +41,8 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Probl
     let mut inside = Vec::with_capacity(64);
     enter_steps(spec, &cgroup, options, &mut inside);
     root_steps(spec, facts, options, &mut inside);
+    seal_steps(spec, facts, options, &mut inside);
     network_steps(spec, launch.network_aside, &mut inside);
-    seal_steps(spec, options, &mut inside);
     match &spec.process {
         Some(process) => {
             inside.extend(process_steps(process, spec.seccomp.as_ref(), options.await_start));
@@ -134,20 +134,31 @@ fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut
 }
 
 /// The new network namespace, up and entered before the first step that
-/// depends on it: sysfs shows the network of the process that mounts it. What
-/// is mounted in /sys comes last, so that there is time to make it.
+/// depends on it: sysfs shows the network of the process that mounts it, and
+/// so do kernel settings. What is in /sys comes after everything else that is
+/// only placed in the root, so that there is time to make it.
 fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     if spec.namespaces.net != Namespace::New {
         return;
     }
-    let in_sys = |step: &Inside| {
-        let Inside::Put(Fixture::Mount(mount)) = step else { return false };
-        let path = mount.destination.as_bytes();
-        path == b"/sys" || path.starts_with(b"/sys/")
+    let stops = |step: &Inside| {
+        use Inside::*;
+        matches!(
+            step,
+            RuntimeHooks
+                | ContainerHooks(_)
+                | Console { .. }
+                | Sysctl { .. }
+                | OomScore(_)
+                | ReadonlyRoot
+                | PivotRoot
+                | Chroot
+                | Init
+        )
     };
+    let end = inside.iter().position(stops).unwrap_or(inside.len());
+    let rest = inside.split_off(end);
     let (late, mut all): (Vec<_>, Vec<_>) = std::mem::take(inside).into_iter().partition(in_sys);
-    let console = all.iter().position(|step| matches!(step, Inside::Console { .. }));
-    let rest = all.split_off(console.unwrap_or(all.len()));
     if aside {
         all.push(Inside::EnterNetwork);
     }
@@ -155,6 +166,16 @@ fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     all.extend(late);
     all.extend(rest);
     *inside = all;
+}
+
+/// Whether a step only concerns what is in /sys.
+fn in_sys(step: &Inside) -> bool {
+    let path = match step {
+        Inside::Put(Fixture::Mount(mount)) => &mount.destination,
+        Inside::ReadonlyMount(path) | Inside::ReadonlyPath(path) | Inside::MaskedPath(path) => path,
+        _ => return false,
+    };
+    path.as_bytes() == b"/sys" || path.as_bytes().starts_with(b"/sys/")
 }
 
 /// The user that builds the root: 0 of the new user namespace where there is
@@ -260,21 +281,25 @@ fn expand(fixture: &Fixture, facts: &Facts, spec: &Spec, inside: &mut Vec<Inside
 }
 
 /// See [`expand`]: those that are read-only at last.
-fn read_only_at_last(fixtures: &[Fixture]) -> impl Iterator<Item = Inside> {
-    fixtures.iter().filter_map(|fixture| match fixture {
-        Fixture::Mount(Mount {
-            destination,
-            source: MountSource::New { fstype, flags, .. },
-            ..
-        }) if fstype.as_bytes() == b"tmpfs" && flags & libc::MS_RDONLY != 0 => {
-            Some(Inside::ReadonlyMount(destination.clone()))
-        }
-        _ => None,
+fn read_only_at_last(spec: &Spec, facts: &Facts) -> impl Iterator<Item = Inside> {
+    let one_mount = facts.cgroups.v1.is_empty();
+    spec.fixtures.iter().filter_map(move |fixture| {
+        let Fixture::Mount(mount) = fixture else { return None };
+        let readonly = match &mount.source {
+            MountSource::New { fstype, flags, .. } => {
+                fstype.as_bytes() == b"tmpfs" && flags & libc::MS_RDONLY != 0
+            }
+            MountSource::Cgroup => {
+                !one_mount && mount.attributes.set & libc::MOUNT_ATTR_RDONLY != 0
+            }
+            MountSource::Bind { .. } => false,
+        };
+        readonly.then(|| Inside::ReadonlyMount(mount.destination.clone()))
     })
 }
 
 /// Hooks, masks and the way into the root.
-fn seal_steps(spec: &Spec, options: &Options, inside: &mut Vec<Inside>) {
+fn seal_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<Inside>) {
     if !spec.hooks.prestart.is_empty() || !spec.hooks.create_runtime.is_empty() {
         inside.push(Inside::RuntimeHooks);
     }
@@ -284,7 +309,7 @@ fn seal_steps(spec: &Spec, options: &Options, inside: &mut Vec<Inside>) {
     for (path, value) in &spec.sysctl {
         inside.push(Inside::Sysctl { path: path.clone(), value: value.clone() });
     }
-    inside.extend(read_only_at_last(&spec.fixtures));
+    inside.extend(read_only_at_last(spec, facts));
     inside.extend(spec.readonly_paths.iter().cloned().map(Inside::ReadonlyPath));
     inside.extend(spec.masked_paths.iter().cloned().map(Inside::MaskedPath));
     if let Some(score) = spec.process.as_ref().and_then(|p| p.oom_score_adj) {
