@@ -5,8 +5,7 @@ use super::inside::{Inside, Join};
 use super::{Launch, Plan, Program};
 use crate::host::Facts;
 use crate::policy::spec::{
-    Clocks, Device, Fixture, Kind, Mount, MountSource, Namespace, Namespaces, Process, Root,
-    Seccomp, Spec,
+    Clocks, Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Seccomp, Spec,
 };
 use crate::policy::text::CText;
 use crate::problem::Problems;
