@@ -73,15 +73,15 @@ pub fn run(
     let signals = hold_signals()?;
     for jobs in places(base) {
         if let Some(joined) = try_join(&jobs, &id)? {
-            check_same(&id, request, &joined.entry)?;
-            return execute(joined, command, &signals, warn);
+            check_same(&id, request, &joined.entry, warn)?;
+            return execute(joined, &id, command, &signals, warn);
         }
     }
     let jobs = Jobs::new(base);
     let lock = jobs.lock(&id)?;
     let joined = match join_when_ready(&jobs, &id)? {
         Some(joined) => {
-            check_same(&id, request, &joined.entry)?;
+            check_same(&id, request, &joined.entry, warn)?;
             joined
         }
         None => {
@@ -90,7 +90,7 @@ pub fn run(
         }
     };
     drop(lock);
-    execute(joined, command, &signals, warn)
+    execute(joined, &id, command, &signals, warn)
 }
 
 /// `job start`: makes an environment that stays until `job end`.
@@ -120,7 +120,7 @@ pub fn exec(base: &Path, id: &str, command: &Command, warn: &dyn Fn(&str)) -> Re
     let signals = hold_signals()?;
     for jobs in places(base) {
         if let Some(joined) = try_join(&jobs, id)? {
-            return execute(joined, command, &signals, warn);
+            return execute(joined, id, command, &signals, warn);
         }
     }
     Err(absent(id).into())
@@ -298,15 +298,30 @@ fn join_when_ready(jobs: &Jobs, id: &str) -> Result<Option<Joined>, Problem> {
     }
 }
 
-/// Who joins with another bundle would be surprised by what is inside.
-fn check_same(id: &str, request: &JobRequest, entry: &Entry) -> Result<(), Problem> {
+/// Who joins with another bundle would be surprised by what is inside; what
+/// else comes too late is said.
+fn check_same(
+    id: &str,
+    request: &JobRequest,
+    entry: &Entry,
+    warn: &dyn Fn(&str),
+) -> Result<(), Problem> {
     match &request.bundle {
         Some(wanted) if image::name_of(wanted) != entry.bundle => Err(Problem::user(format!(
             "job {id:?} runs bundle {:?} on this node, not {wanted:?}",
             entry.bundle
         ))
         .hint("leave --bundle out to join it, or choose another --id")),
-        _ => Ok(()),
+        _ => {
+            let late = request.differing(&entry.asked);
+            if !late.is_empty() {
+                warn(&format!(
+                    "job {id} has its environment already, made without this: {} has no effect",
+                    late.join(", ")
+                ));
+            }
+            Ok(())
+        }
     }
 }
 
@@ -423,7 +438,9 @@ fn make(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     // CPUs are chosen and written down under one lock for the whole node.
-    let reserving = request.cpus.is_some().then(|| jobs.lock("..cpus")).transpose()?;
+    let reserving = request.cpus.is_some().then(|| jobs.lock_cpus()).transpose()?;
+    // What others left when they crashed; who holds a lock is not waited for.
+    let _ = stage::collect_jobs(jobs, |other| other != id);
     let prepared = prepare(jobs, id, request, false)?;
     prepared.decided.warnings.iter().for_each(|w| warn(w));
     prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
@@ -456,6 +473,7 @@ fn make(
         groups: prepared.person.groups,
         env: prepared.env,
         affinity: prepared.decided.affinity,
+        asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
     drop(reserving);
@@ -506,6 +524,9 @@ fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
     }
     let mut person = described(uid, None);
     if let Some(gid) = by_number.and_then(|ids| ids.gid) {
+        if accounts::user_by_uid(uid).is_none() {
+            person.groups = vec![gid];
+        }
         person.gid = gid;
     }
     Ok(person)
@@ -519,17 +540,25 @@ fn described(uid: u32, own: Option<(u32, &[u32])>) -> Person {
         (None, None) => (uid, vec![uid]),
     };
     let variable = |name: &str| own.and_then(|_| std::env::var(name).ok());
-    let home = account
-        .as_ref()
-        .map(|u| PathBuf::from(&u.home))
-        .or_else(|| variable("HOME").map(PathBuf::from));
+    // Programs go by HOME, so it counts for more than the account, but only
+    // where it is the user's own.
+    let owned = |dir: &PathBuf| {
+        dir.metadata().is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == uid)
+    };
+    let named = variable("HOME").map(PathBuf::from).filter(owned);
+    let home = named.or_else(|| account.as_ref().map(|u| PathBuf::from(&u.home)));
     Person {
         uid,
         gid,
         groups,
         name: account.map_or_else(|| format!("u{uid}"), |u| u.name),
-        home: home.filter(|h| h.is_absolute() && h.is_dir()),
+        home: home.filter(|h| h.is_absolute() && h.is_dir() && fits_account(h)),
     }
+}
+
+/// Whether a directory can stand in passwd(5), which the environment has.
+fn fits_account(home: &Path) -> bool {
+    home.to_str().is_some_and(|text| !text.contains([':', '\n']))
 }
 
 fn seed() -> [u8; 32] {
@@ -544,6 +573,7 @@ fn seed() -> [u8; 32] {
 /// Runs the command inside and waits for it.
 fn execute(
     joined: Joined,
+    id: &str,
     command: &Command,
     signals: &Signals,
     warn: &dyn Fn(&str),
@@ -555,14 +585,14 @@ fn execute(
         Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals, shares_group }.wait()
     });
     let killed = result.as_ref().is_ok_and(|code| *code == 128 + libc::SIGKILL);
-    leave(&socket, command.receipt.as_deref(), killed, warn)?;
+    leave(&socket, (id, command.receipt.as_deref()), killed, warn)?;
     result
 }
 
 /// Tells the monitor; the last one out waits until nothing is left.
 fn leave(
     socket: &OwnedFd,
-    receipt: Option<&Path>,
+    (id, receipt): (&str, Option<&Path>),
     killed: bool,
     warn: &dyn Fn(&str),
 ) -> Result<(), Problem> {
@@ -574,7 +604,7 @@ fn leave(
             if parting.last || killed {
                 tell(&parting, warn);
             }
-            write_receipt(receipt, "", &parting)
+            write_receipt(receipt, id, &parting)
         }
         Ok(_) => Err(confused()),
         // Ended meanwhile by `job end`, which was told everything.
@@ -614,8 +644,10 @@ fn write_receipt(path: Option<&Path>, id: &str, parting: &Parting) -> Result<(),
     let Some(path) = path else { return Ok(()) };
     let document =
         serde_json::json!({ "job": id, "memoryLimit": parting.memory, "usage": parting.usage });
-    std::fs::write(path, format!("{document:#}\n"))
-        .map_err(|e| Problem::user(format!("--receipt {}: {e}", path.display())))
+    std::fs::write(path, format!("{document:#}\n")).map_err(|e| {
+        Problem::user(format!("--receipt {}: {e}", path.display()))
+            .hint("name a file that you can write")
+    })
 }
 
 type Started = (Born, Option<OwnedFd>, bool);
