@@ -251,6 +251,8 @@ impl Store {
         let mut ids: Vec<String> = entries
             .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
             .filter_map(|e| e.file_name().into_string().ok())
+            // Below a directory given with --root, jobs are beside.
+            .filter(|name| name != "jobs")
             .collect();
         ids.sort();
         ids

@@ -79,9 +79,29 @@ impl Jobs {
     /// # Errors
     /// The base directory cannot be written.
     pub fn lock(&self, id: &str) -> Result<Lock, Problem> {
+        self.lock_file(self.root.join(lock_name(id)))
+    }
+
+    /// Waits until nobody else chooses CPUs.
+    ///
+    /// # Errors
+    /// The base directory cannot be written.
+    pub fn lock_cpus(&self) -> Result<Lock, Problem> {
+        self.lock_file(self.root.join("=cpus"))
+    }
+
+    /// The lock of an id if nobody holds it.
+    pub fn try_lock(&self, id: &str) -> Option<Lock> {
+        let path = self.root.join(lock_name(id));
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).ok()?;
+        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+        same_file(&held, &path).then_some(Lock { _file: held, path })
+    }
+
+    fn lock_file(&self, path: PathBuf) -> Result<Lock, Problem> {
         let uid = nix::unistd::geteuid().as_raw();
         base::own_directory(&self.root, 0o711, uid)?;
-        let path = self.root.join(format!(".{id}.lock"));
         let cannot = |why: String| {
             Problem::site(format!("{}: cannot be locked: {why}", path.display()))
                 .hint("name a directory that you can write with --root DIR")
@@ -92,12 +112,9 @@ impl Jobs {
             let file = file.map_err(|e| cannot(e.to_string()))?;
             let held = Flock::lock(file, FlockArg::LockExclusive)
                 .map_err(|(_, e)| cannot(e.desc().into()))?;
-            let same =
-                |a: &fs::Metadata, b: &fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
-            match (&held.metadata(), &fs::symlink_metadata(&path)) {
-                (Ok(a), Ok(b)) if same(a, b) => return Ok(Lock { _file: held, path }),
-                // Its last holder removed the name while we waited.
-                _ => {}
+            // Else its last holder removed the name while we waited.
+            if same_file(&held, &path) {
+                return Ok(Lock { _file: held, path });
             }
         }
     }
@@ -111,7 +128,10 @@ impl Jobs {
         DirBuilder::new()
             .mode(0o711)
             .create(&dir)
-            .and_then(|()| DirBuilder::new().mode(0o711).create(dir.join("root")))
+            .and_then(|()| {
+                let root = DirBuilder::new().mode(0o711).create(dir.join("root"));
+                root.inspect_err(|_| drop(fs::remove_dir(&dir)))
+            })
             .map_err(|e| {
                 Problem::site(format!("{}: cannot be made: {e}", dir.display()))
                     .hint("free some space there, or name another directory with --root DIR")
@@ -134,7 +154,10 @@ impl Jobs {
             .open(&new)
             .and_then(|mut file| std::io::Write::write_all(&mut file, &text))
             .and_then(|()| fs::rename(&new, &path))
-            .map_err(|e| Problem::site(format!("{}: cannot be written: {e}", path.display())))
+            .map_err(|e| {
+                Problem::site(format!("{}: cannot be written: {e}", path.display()))
+                    .hint("free some space there, or name another directory with --root DIR")
+            })
     }
 
     /// The record of an environment, if its directory is the caller's own.
@@ -151,9 +174,18 @@ impl Jobs {
         let mut ids: Vec<String> = entries
             .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
             .filter_map(|e| e.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('='))
             .collect();
         ids.sort();
         ids
+    }
+
+    /// Ids of which a lock is there, held or left by a process that was
+    /// killed.
+    pub fn locked(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let id = |name: String| name.strip_prefix('=')?.strip_suffix(".lock").map(str::to_owned);
+        entries.filter_map(|e| id(e.file_name().into_string().ok()?)).collect()
     }
 
     /// CPUs that other live environments hold, with the id of each holder.
@@ -166,22 +198,58 @@ impl Jobs {
             .collect()
     }
 
-    /// Removes the directory of an environment.
+    /// Removes the directory of an environment: it loses its name first, so
+    /// that whoever makes the next of this id has nothing to do with it.
     ///
     /// # Errors
     /// Something in it cannot be removed.
     pub fn forget(&self, id: &str) -> Result<(), Problem> {
         let dir = self.directory(id);
+        let gone = self.root.join(format!("{GONE}{}", std::process::id()));
+        self.remove(&gone)?;
+        match fs::rename(&dir, &gone) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            // No space for another name is no reason to keep it.
+            Err(_) => self.remove(&dir),
+            Ok(()) => self.remove(&gone),
+        }
+    }
+
+    /// Removes what a killed process was removing.
+    pub fn sweep(&self) {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        for entry in entries.filter(|e| e.file_name().to_string_lossy().starts_with(GONE)) {
+            let _ = self.remove(&entry.path());
+        }
+    }
+
+    fn remove(&self, dir: &Path) -> Result<(), Problem> {
         for name in ["socket", "state.json", "state.json.new"] {
             let _ = fs::remove_file(dir.join(name));
         }
         let _ = fs::remove_dir(dir.join("root"));
-        match fs::remove_dir(&dir) {
+        match fs::remove_dir(dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Problem::site(format!("{}: cannot be removed: {e}", dir.display())))
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// How the name of a directory begins that is being removed.
+const GONE: &str = "=gone-";
+
+/// No id holds a `=`, so that no lock can be taken for an environment.
+fn lock_name(id: &str) -> String {
+    format!("={id}.lock")
+}
+
+/// Whether an open file still has this name.
+fn same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
+        _ => false,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::problem::Problem;
 
 /// A host path that is to be seen in the environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Bind {
     /// As written; relative to the caller's working directory.
     pub source: String,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::bind::Bind;
 
 /// The options of `job run` and `job start`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct JobRequest {
     pub id: Option<String>,
     /// `host`, a directory, or a name looked up in the bundle directories.
@@ -32,4 +32,42 @@ pub struct JobRequest {
     pub hostname: Option<String>,
     /// For whom; root only. Name or uid.
     pub user: Option<String>,
+}
+
+impl JobRequest {
+    /// The options that are asked for here and not in `made`, for which an
+    /// environment was made; the bundle is not looked at.
+    pub fn differing(&self, made: &Self) -> Vec<&'static str> {
+        fn other<T: PartialEq>(here: &Option<T>, made: &Option<T>) -> bool {
+            here.is_some() && here != made
+        }
+        let all = [
+            ("--cpus", other(&self.cpus, &made.cpus)),
+            ("--memory", other(&self.memory, &made.memory)),
+            ("--pids", other(&self.pids, &made.pids)),
+            ("--bind", self.binds.iter().any(|bind| !made.binds.contains(bind))),
+            ("--network", self.network_none && !made.network_none),
+            ("--scratch", other(&self.scratch, &made.scratch)),
+            ("--root-size", other(&self.root_size, &made.root_size)),
+            ("--shm-size", other(&self.shm_size, &made.shm_size)),
+            ("--no-home", self.no_home && !made.no_home),
+            ("--hostname", other(&self.hostname, &made.hostname)),
+            ("--user", other(&self.user, &made.user)),
+        ];
+        all.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_asked_for_anew_differs() {
+        let made = JobRequest { memory: Some(1), no_home: true, ..JobRequest::default() };
+        assert!(JobRequest::default().differing(&made).is_empty());
+        assert!(made.differing(&made).is_empty());
+        let more = JobRequest { memory: Some(2), network_none: true, ..JobRequest::default() };
+        assert_eq!(more.differing(&made), ["--memory", "--network"]);
+    }
 }

@@ -76,7 +76,7 @@ pub fn run(
     let signals = hold_signals()?;
     for jobs in places(base) {
         if let Some(joined) = try_join(&jobs, &id)? {
-            check_same(&id, request, &joined.entry)?;
+            check_same(&id, request, &joined.entry, warn)?;
             return execute(joined, command, &signals, warn);
         }
     }
@@ -84,7 +84,7 @@ pub fn run(
     let lock = jobs.lock(&id)?;
     let joined = match join_when_ready(&jobs, &id)? {
         Some(joined) => {
-            check_same(&id, request, &joined.entry)?;
+            check_same(&id, request, &joined.entry, warn)?;
             joined
         }
         None => {
@@ -301,15 +301,30 @@ fn join_when_ready(jobs: &Jobs, id: &str) -> Result<Option<Joined>, Problem> {
     }
 }
 
-/// Who joins with another bundle would be surprised by what is inside.
-fn check_same(id: &str, request: &JobRequest, entry: &Entry) -> Result<(), Problem> {
+/// Who joins with another bundle would be surprised by what is inside; what
+/// else comes too late is said.
+fn check_same(
+    id: &str,
+    request: &JobRequest,
+    entry: &Entry,
+    warn: &dyn Fn(&str),
+) -> Result<(), Problem> {
     match &request.bundle {
         Some(wanted) if image::name_of(wanted) != entry.bundle => Err(Problem::user(format!(
             "job {id:?} runs bundle {:?} on this node, not {wanted:?}",
             entry.bundle
         ))
         .hint("leave --bundle out to join it, or choose another --id")),
-        _ => Ok(()),
+        _ => {
+            let late = request.differing(&entry.asked);
+            if !late.is_empty() {
+                warn(&format!(
+                    "job {id} has its environment already, made without this: {} has no effect",
+                    late.join(", ")
+                ));
+            }
+            Ok(())
+        }
     }
 }
 
@@ -426,7 +441,9 @@ fn make(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     // CPUs are chosen and written down under one lock for the whole node.
-    let reserving = request.cpus.is_some().then(|| jobs.lock("..cpus")).transpose()?;
+    let reserving = request.cpus.is_some().then(|| jobs.lock_cpus()).transpose()?;
+    // What others left when they crashed; who holds a lock is not waited for.
+    let _ = stage::collect_jobs(jobs, |other| other != id);
     let prepared = prepare(jobs, id, request, false)?;
     prepared.decided.warnings.iter().for_each(|w| warn(w));
     prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
@@ -459,6 +476,7 @@ fn make(
         groups: prepared.person.groups,
         env: prepared.env,
         affinity: prepared.decided.affinity,
+        asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
     drop(reserving);
@@ -509,6 +527,9 @@ fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
     }
     let mut person = described(uid, None);
     if let Some(gid) = by_number.and_then(|ids| ids.gid) {
+        if accounts::user_by_uid(uid).is_none() {
+            person.groups = vec![gid];
+        }
         person.gid = gid;
     }
     Ok(person)
@@ -522,17 +543,25 @@ fn described(uid: u32, own: Option<(u32, &[u32])>) -> Person {
         (None, None) => (uid, vec![uid]),
     };
     let variable = |name: &str| own.and_then(|_| std::env::var(name).ok());
-    let home = account
-        .as_ref()
-        .map(|u| PathBuf::from(&u.home))
-        .or_else(|| variable("HOME").map(PathBuf::from));
+    // Programs go by HOME, so it counts for more than the account, but only
+    // where it is the user's own.
+    let owned = |dir: &PathBuf| {
+        dir.metadata().is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == uid)
+    };
+    let named = variable("HOME").map(PathBuf::from).filter(owned);
+    let home = named.or_else(|| account.as_ref().map(|u| PathBuf::from(&u.home)));
     Person {
         uid,
         gid,
         groups,
         name: account.map_or_else(|| format!("u{uid}"), |u| u.name),
-        home: home.filter(|h| h.is_absolute() && h.is_dir()),
+        home: home.filter(|h| h.is_absolute() && h.is_dir() && fits_account(h)),
     }
+}
+
+/// Whether a directory can stand in passwd(5), which the environment has.
+fn fits_account(home: &Path) -> bool {
+    home.to_str().is_some_and(|text| !text.contains([':', '\n']))
 }
 
 fn seed() -> [u8; 32] {
@@ -558,7 +587,7 @@ fn execute(
         Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals, shares_group }.wait()
     });
     let killed = result.as_ref().is_ok_and(|code| *code == 128 + libc::SIGKILL);
-    let last = leave(&socket, command.receipt.as_deref(), killed, warn)?;
+    let last = leave(&socket, (&id, command.receipt.as_deref()), killed, warn)?;
     if last && jobs.load(&id).is_some_and(|r| !r.kept()) {
         warn(&format!(
             "something of job {id} could not be removed; denovo node gc tries again and names it"
@@ -571,7 +600,7 @@ fn execute(
 /// hears that it was the last.
 fn leave(
     socket: &OwnedFd,
-    receipt: Option<&Path>,
+    (id, receipt): (&str, Option<&Path>),
     killed: bool,
     warn: &dyn Fn(&str),
 ) -> Result<bool, Problem> {
@@ -583,7 +612,7 @@ fn leave(
             if parting.last || killed {
                 tell(&parting, warn);
             }
-            write_receipt(receipt, "", &parting)?;
+            write_receipt(receipt, id, &parting)?;
             Ok(parting.last)
         }
         Ok(_) => Err(confused()),
@@ -624,8 +653,10 @@ fn write_receipt(path: Option<&Path>, id: &str, parting: &Parting) -> Result<(),
     let Some(path) = path else { return Ok(()) };
     let document =
         serde_json::json!({ "job": id, "memoryLimit": parting.memory, "usage": parting.usage });
-    std::fs::write(path, format!("{document:#}\n"))
-        .map_err(|e| Problem::user(format!("--receipt {}: {e}", path.display())))
+    std::fs::write(path, format!("{document:#}\n")).map_err(|e| {
+        Problem::user(format!("--receipt {}: {e}", path.display()))
+            .hint("name a file that you can write")
+    })
 }
 
 type Started = (Born, Option<OwnedFd>, bool);

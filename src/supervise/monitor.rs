@@ -19,10 +19,12 @@ use crate::kernel::launch::{Born, Extra, Failure, launch};
 use crate::kernel::sys::{self, Forked};
 use crate::kernel::{channel, failure};
 use crate::plan::Plan;
+use crate::plan::cgroup::CgroupPlan;
 use crate::policy::spec::Kind;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
 use crate::record::process::ProcessName;
+use crate::request::job::JobRequest;
 
 /// Everything that the monitor is told when it is made.
 pub struct Orders {
@@ -34,6 +36,8 @@ pub struct Orders {
     pub env: Vec<String>,
     /// Where no group can hold the processes on their CPUs.
     pub affinity: Option<Vec<u32>>,
+    /// What the environment is made for.
+    pub asked: JobRequest,
 }
 
 /// One connection: who, and whether it counts as being in.
@@ -95,11 +99,19 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
         let text = serde_json::to_vec(result).unwrap_or_default();
         let _ = report.say_text(&text);
     };
+    // As long as we have the creator's descriptors, its lock is held, even
+    // if it is killed now: from here on the record names a living keeper.
+    orders.record.monitor = ProcessName::own();
+    if let Err(problem) = orders.jobs.save(&orders.record) {
+        stage::take_back(&orders.jobs, &orders.record);
+        tell(&Err(vec![problem]));
+        return 125;
+    }
     if let Err(e) = detach(report) {
+        stage::take_back(&orders.jobs, &orders.record);
         tell(&Err(vec![Problem::kernel(format!("the monitor cannot detach: {}", e.desc()))]));
         return 125;
     }
-    orders.record.monitor = ProcessName::own();
     let mut monitor = match Monitor::raise(orders) {
         Ok(monitor) => monitor,
         Err(problems) => {
@@ -133,16 +145,20 @@ fn detach(report: &Channel) -> Result<(), Errno> {
 impl Monitor {
     /// The environment, from its record on; whatever fails takes all back.
     fn raise(mut orders: Orders) -> Result<Self, Problems> {
-        let jobs = orders.jobs.clone();
-        jobs.save(&orders.record)?;
         let undo = |orders: &Orders, problems: Problems| {
             stage::take_back(&orders.jobs, &orders.record);
             problems
         };
         let doors = match groups::enter(&mut orders.plan.cgroup) {
             Ok(doors) => doors,
-            Err(problem) => return Err(undo(&orders, vec![problem])),
+            Err(problem) => {
+                // None is left of ours; one that is there is somebody else's.
+                orders.record.cgroup = CgroupPlan::default();
+                return Err(undo(&orders, vec![problem]));
+            }
         };
+        // A caller who may make no groups goes on without.
+        orders.record.cgroup = orders.plan.cgroup.clone();
         let extra = Extra {
             start: None,
             preserve: Some(0),
@@ -333,6 +349,7 @@ impl Monitor {
             bundle: self.orders.record.bundle.clone(),
             env: self.orders.env.clone(),
             cpus: self.orders.affinity.clone(),
+            asked: self.orders.asked.clone(),
         };
         let fds: Vec<&OwnedFd> =
             self.namespaces.iter().map(|(_, fd)| fd).chain(&doors.v1_tasks).chain(v2).collect();

@@ -10,6 +10,7 @@ use crate::kernel::cgroup::Usage;
 use crate::kernel::channel::{receive_with, send_with};
 use crate::policy::spec::Kind;
 use crate::record::job::JobRecord;
+use crate::request::job::JobRequest;
 
 /// Longest packet, in bytes: an image's environment has to fit.
 const LONGEST: usize = 256 * 1024;
@@ -69,6 +70,8 @@ pub struct Entry {
     pub env: Vec<String>,
     /// Where no group can hold the processes on their CPUs.
     pub cpus: Option<Vec<u32>>,
+    /// What the environment was made for.
+    pub asked: JobRequest,
 }
 
 /// What is said at the end.

@@ -36,23 +36,30 @@ pub fn take_back(jobs: &Jobs, record: &JobRecord) -> bool {
     ended && cleared && jobs.forget(&record.id).is_ok()
 }
 
-/// Removes a directory with all below it, never following a link. Overlay
-/// leaves directories that even their owner may not search.
+/// Removes a directory with all below it, never following a link.
 fn remove_tree(dir: &Path) -> std::io::Result<()> {
     if let Err(e) = dir.symlink_metadata()
         && e.kind() == std::io::ErrorKind::NotFound
     {
         return Ok(());
     }
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let work = entry.path().join("work");
-        for closed in [entry.path().join("work/work"), work] {
-            if closed.symlink_metadata().is_ok_and(|m| m.is_dir()) {
-                let _ = fs::set_permissions(&closed, fs::Permissions::from_mode(0o700));
-            }
-        }
+    // The job and the kernel's overlay leave directories that even their
+    // owner may not search. Root may, and must not change by path what a
+    // user can swap meanwhile.
+    if !nix::unistd::geteuid().is_root() {
+        open_up(dir);
     }
     fs::remove_dir_all(dir)
+}
+
+/// Lets the owner into every directory below this one.
+fn open_up(dir: &Path) {
+    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            open_up(&entry.path());
+        }
+    }
 }
 
 /// What was found and removed.
@@ -67,27 +74,39 @@ pub struct Collected {
 /// without a monitor, containers that were never finished or that nobody
 /// waits for any more.
 pub fn collect(base: &Path, containers: &Store) -> Collected {
+    let mut found = collect_jobs(&Jobs::new(base), |_| true);
+    for id in containers.ids() {
+        if abandoned(containers, &id) {
+            let gone = forget_container(containers, &id);
+            if gone { &mut found.removed } else { &mut found.left }.push(format!("container {id}"));
+        }
+    }
+    found
+}
+
+/// The part of [`collect`] that costs next to nothing when there is nothing:
+/// every new environment takes it along.
+pub fn collect_jobs(jobs: &Jobs, wanted: impl Fn(&str) -> bool) -> Collected {
     let mut found = Collected::default();
-    let jobs = Jobs::new(base);
-    for id in jobs.ids() {
+    let dead = |id: &str| !jobs.load(id).is_some_and(|r| r.kept());
+    for id in jobs.ids().into_iter().filter(|id| wanted(id) && dead(id)) {
         // Whoever holds the lock is at work on it.
-        let Ok(_lock) = jobs.lock(&id) else { continue };
-        if !jobs.directory(&id).exists() || jobs.load(&id).is_some_and(|r| r.kept()) {
+        let Some(_lock) = jobs.try_lock(&id) else { continue };
+        if !jobs.directory(&id).exists() || !dead(&id) {
             continue;
         }
         let gone = match jobs.load(&id) {
-            Some(record) => take_back(&jobs, &record),
+            Some(record) => take_back(jobs, &record),
             // Killed between the directory and its record: nothing else was
             // made yet.
             None => jobs.forget(&id).is_ok(),
         };
         if gone { &mut found.removed } else { &mut found.left }.push(format!("job {id}"));
     }
-    for id in containers.ids() {
-        if abandoned(containers, &id) {
-            let gone = forget_container(containers, &id);
-            if gone { &mut found.removed } else { &mut found.left }.push(format!("container {id}"));
-        }
+    jobs.sweep();
+    // Taking a lock that nobody holds and letting it go removes its file.
+    for id in jobs.locked().into_iter().filter(|id| wanted(id)) {
+        drop(jobs.try_lock(&id));
     }
     found
 }

@@ -303,7 +303,10 @@ impl Child<'_> {
 
     fn put_file(&self, path: &CText, contents: &[u8], mode: u32) -> Result<(), Fault> {
         let (parent, name) = self.open_parent(path.as_c_str())?;
-        let flags = libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY | libc::O_NOFOLLOW;
+        // Whatever an image has there (a link, a pipe that nobody reads) makes
+        // way, and is never opened.
+        let _ = files::unlink(parent.as_fd(), name);
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW;
         let file = sys::openat2(parent.as_fd(), name, flags, mode, sys::resolve::NO_SYMLINKS)
             .named("create")?;
         files::chmod(file.as_fd(), mode).named("chmod")?;

@@ -219,8 +219,12 @@ fn brought_in(case: &Case<'_>, all: &mut Vec<Fixture>) {
         all.push(bind(path, path, false, true));
         brought.push(path.clone());
     }
+    let left_out = |dir: &str| {
+        case.request.no_home && case.person.home.as_ref().is_some_and(|h| h.as_os_str() == dir)
+    };
     if let Some(cwd) = case.cwd
         && !seen(cwd, &brought)
+        && !left_out(cwd)
     {
         all.push(bind(cwd, cwd, false, true));
     }

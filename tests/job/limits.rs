@@ -1,0 +1,197 @@
+//! What a job may use at most, and what is said when it asks for more.
+
+use std::fs;
+
+use denovo::host::Facts;
+use serde_json::Value;
+
+use crate::common::{is_root, skip};
+use crate::help::{Place, value};
+
+fn lacks(test: &str, controller: &str) -> bool {
+    let facts = Facts::read().unwrap();
+    let lacks = facts.cgroups.v1_with(controller).is_none() && !facts.cgroups.v2_has(controller);
+    if lacks {
+        skip(test, &format!("no controller {controller}"));
+    }
+    lacks
+}
+
+/// A program that uses 200 MiB.
+const GREEDY: &str = "head -c 200M /dev/zero | tail -c 200M >/dev/null";
+
+#[test]
+fn a_job_beyond_its_memory_is_told_which_limit_it_was() {
+    let test = "a_job_beyond_its_memory_is_told_which_limit_it_was";
+    let Some(place) = Place::root(test) else { return };
+    if lacks(test, "memory") {
+        return;
+    }
+    let id = place.id("greedy");
+    let receipt = place.dir.join("receipt.json").display().to_string();
+    let ran = place.run(&["--id", &id, "--memory", "64M", "--receipt", &receipt], GREEDY);
+    let told: Vec<&str> = ran.err.lines().filter(|l| l.starts_with("denovo: ")).collect();
+    assert_eq!(told.len(), 1, "{ran:?}");
+    for word in ["memory limit of 64 MiB", "--memory", "killed"] {
+        assert!(told[0].contains(word), "{word}: {ran:?}");
+    }
+    let json: Value = serde_json::from_str(&fs::read_to_string(&receipt).unwrap()).unwrap();
+    assert_eq!((&json["job"], &json["memoryLimit"]), (&id.as_str().into(), &(64 << 20).into()));
+    assert!(json["usage"]["oom_kills"].as_u64().unwrap() > 0, "{json}");
+    assert!(json["usage"]["memory_peak"].as_u64().unwrap() <= 64 << 20, "{json}");
+    // One that ends with 137 by itself is not said to have run out.
+    let ran = place.run(&["--memory", "64M"], "kill -9 $$").expect(137, "kill");
+    assert_eq!(ran.err, "");
+}
+
+#[test]
+fn cpus_are_for_one_job_alone_unless_shared() {
+    let test = "cpus_are_for_one_job_alone_unless_shared";
+    let Some(place) = Place::root(test) else { return };
+    let all = Facts::read().unwrap().caller.cpus;
+    if all.len() < 2 {
+        return skip(test, "needs two CPUs");
+    }
+    if lacks(test, "cpuset") {
+        return;
+    }
+    let count = "grep Cpus_allowed_list /proc/self/status | cut -f2; nproc";
+    let id = place.started("one", &["--cpus", "1"]);
+    let said = place.ok(&["job", "exec", &id, "sh", "-c", count]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].parse::<u32>().is_ok_and(|cpu| all.contains(&cpu)), "{said}");
+    assert_eq!(lines[1], "1");
+    // The next gets another; all of them there are not.
+    let next = place.see(&["--cpus", "1"], count);
+    assert_ne!(next.lines().next(), Some(lines[0]));
+    let every = all.len().to_string();
+    place.run(&["--cpus", &every], "true").refused(&["CPUs", &id, "holds", lines[0]]);
+    let shared = place.see(&["--cpus", &every, "--share-cpus"], "nproc");
+    assert_eq!(shared, every);
+    let more = (all.len() + 1).to_string();
+    place.run(&["--cpus", &more], "true").refused(&["CPUs", "may use only"]);
+    place.run(&["--cpus", "0"], "true").refused(&["CPU"]);
+    place.ok(&["job", "end", &id]);
+    // Given back.
+    assert_eq!(place.see(&["--cpus", &every], "nproc"), every);
+}
+
+#[test]
+fn a_fork_bomb_ends_at_the_limit() {
+    let test = "a_fork_bomb_ends_at_the_limit";
+    let Some(place) = Place::root(test) else { return };
+    if lacks(test, "pids") {
+        return;
+    }
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 50 & done 2>/dev/null; echo not reached";
+    let ran = place.run(&["--pids", "12"], script);
+    assert!(!ran.out.contains("not reached") && ran.code() != 0, "{ran:?}");
+    assert!(ran.err.contains("limit of processes") && ran.err.contains("--pids"), "{ran:?}");
+}
+
+#[test]
+fn limits_hold_for_those_who_join() {
+    let test = "limits_hold_for_those_who_join";
+    let Some(place) = Place::root(test) else { return };
+    if lacks(test, "memory") || lacks(test, "pids") || lacks(test, "cpuset") {
+        return;
+    }
+    let user =
+        place.name[3..].bytes().fold(2_000_000u32, |n, b| n % 1000 * 10 + u32::from(b)) + 3_000_000;
+    let text = user.to_string();
+    let id = place.id("given");
+    place.ok(&[
+        "job",
+        "start",
+        "--id",
+        &id,
+        "--user",
+        &text,
+        "--cpus",
+        "1",
+        "--share-cpus",
+        "--memory",
+        "48M",
+        "--pids",
+        "20",
+    ]);
+    // Of the user's own accord, who has no power over the groups.
+    let script = format!(
+        "id -u; id -g; nproc; cat /proc/self/cgroup | grep -c denovo; {GREEDY}; echo after"
+    );
+    let ran = place.finish(place.node_as(user, &["job", "exec", &id, "sh", "-c", &script]));
+    assert_eq!(ran.lines()[..4], [&text[..], &text, "1", "0"], "{ran:?}");
+    let usage = place.shown(&id);
+    assert!(usage["usage"]["oom_kills"].as_u64().is_some_and(|n| n > 0), "{usage}");
+    // A run with this id is the same, also for root: it acts as the user.
+    let ran = place.finish(place.node_as(user, &["job", "run", "--id", &id, "--", "nproc"]));
+    assert_eq!(ran.expect(0, "run").out(), "1");
+    assert_eq!(place.ok(&["job", "exec", &id, "id", "-u"]), text);
+    assert_eq!(
+        place.ok(&["job", "exec", &id, "sh", "-c", "cat /proc/self/status | grep CapEff"]),
+        "CapEff:\t0000000000000000"
+    );
+    // The host sees every process of it in its groups.
+    let held = place
+        .start(place.node_as(user, &["job", "exec", &id, "sh", "-c", "echo in; sleep 1000; true"]));
+    held.await_output("in");
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", held.pid())).unwrap();
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", children.trim())).unwrap();
+    for controller in ["memory", "pids", "cpuset"] {
+        let line = groups
+            .lines()
+            .find(|l| l.split(':').nth(1).is_some_and(|c| c.split(',').any(|c| c == controller)));
+        let line = line.or_else(|| groups.lines().find(|l| l.starts_with("0::"))).unwrap();
+        assert!(line.contains(&id), "{controller}: {groups}");
+    }
+    // Nobody else comes in, looks, or ends it.
+    for args in [&["job", "exec", &id, "true"][..], &["job", "show", &id], &["job", "end", &id]] {
+        let ran = place.finish(place.node_as(user + 1, args));
+        ran.refused(&[&id]);
+    }
+    // The user may end it.
+    place.finish(place.node_as(user, &["job", "end", &id])).expect(0, "end by the user");
+    assert_eq!(held.wait().code(), 137);
+}
+
+#[test]
+fn a_user_without_groups_is_told_in_one_line() {
+    let test = "a_user_without_groups_is_told_in_one_line";
+    let Some(place) = Place::user(test) else { return };
+    if Facts::read().unwrap().cgroups.v2.is_some_and(|v2| v2.writable && !is_root()) {
+        return skip(test, "this user has a control group");
+    }
+    let ran = place.run(&["--memory", "64M", "--pids", "30"], "echo in").expect(0, "run");
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert_eq!((ran.out().as_str(), lines.len()), ("in", 1), "{ran:?}");
+    for word in ["denovo: warning: ", "--memory", "--pids", "Delegate"] {
+        assert!(lines[0].contains(word), "{word}: {ran:?}");
+    }
+    // CPUs are held all the same, by affinity.
+    let said =
+        place.see(&["--cpus", "1"], "echo n $(nproc); grep Cpus_allowed_list /proc/self/status");
+    assert_eq!(value(&said, "n"), "1");
+}
+
+#[test]
+fn a_user_may_act_for_nobody_else() {
+    let Some(place) = Place::user("a_user_may_act_for_nobody_else") else { return };
+    for user in ["0", "root", "1"] {
+        place.run(&["--user", user], "id").refused(&["--user", "only root"]);
+    }
+    let own = place.uid().to_string();
+    assert_eq!(place.see(&["--user", &own], "id -u"), own);
+    place.run(&["--user", "no-such-user"], "id").refused(&["--user", "no-such-user"]);
+}
+
+#[test]
+fn root_runs_a_command_as_the_user_asked_for() {
+    let Some(place) = Place::root("root_runs_a_command_as_the_user_asked_for") else { return };
+    let said = place.see(
+        &["--user", "4000123:4000124", "--cwd", "/tmp"],
+        "id -u; id -g; id -G; touch x; stat -c %u:%g x; grep 4000123 /etc/passwd | cut -d: -f3,4",
+    );
+    assert_eq!(said, "4000123\n4000124\n4000124\n4000123:4000124\n4000123:4000124");
+    place.run(&["--user", "4294967295"], "id").refused(&["--user"]);
+    place.run(&["--user", "nobody-of-this-name"], "id").refused(&["--user"]);
+}

@@ -1,0 +1,206 @@
+//! Many processes, one environment.
+
+use std::collections::BTreeSet;
+
+use crate::common::{Going, is_root, skip};
+use crate::help::{Place, alive, await_death};
+
+const RANKS: usize = 32;
+
+#[test]
+fn processes_started_at_once_meet_in_one_environment() {
+    for place in Place::each("processes_started_at_once_meet_in_one_environment") {
+        // Each waits for all the others, which only works where they meet.
+        let script = format!(
+            "touch /dev/shm/$1; i=0; while [ $(ls /dev/shm | wc -l) -lt {RANKS} ]; do sleep 0.02; i=$((i+1)); [ $i -gt 2000 ] && exit 3; done; \
+             readlink /proc/self/ns/pid; sleep 0.0$(($1 % 7))"
+        );
+        for round in 0..10 {
+            let id = place.id(&format!("round{round}"));
+            let ranks: Vec<Going> = (0..RANKS)
+                .map(|rank| {
+                    let rank = rank.to_string();
+                    let mut command = place.node(&["job", "run", "--id", &id, "--"]);
+                    command.args(["sh", "-c", &script, "rank", &rank]);
+                    place.start(command)
+                })
+                .collect();
+            let spaces: BTreeSet<String> =
+                ranks.into_iter().map(|r| r.wait().expect(0, &id).out()).collect();
+            assert_eq!(spaces.len(), 1, "round {round}: {spaces:?}");
+            assert_eq!(place.remains(), Vec::<String>::new(), "the last one out ended it");
+        }
+    }
+}
+
+#[test]
+fn short_processes_of_one_id_never_fail_however_they_overlap() {
+    for place in Place::each("short_processes_of_one_id_never_fail_however_they_overlap") {
+        let id = place.id("busy");
+        let loops: Vec<Going> = (0..4)
+            .map(|_| {
+                let run = place.line(&["job", "run", "--id", &id, "--", "true"]);
+                let mut shell = place.program("sh");
+                shell.args([
+                    "-c",
+                    &format!("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do {run} || exit; done"),
+                ]);
+                place.start(shell)
+            })
+            .collect();
+        for one in loops {
+            let ran = one.wait().expect(0, "a loop of short ones");
+            assert_eq!(ran.err, "");
+        }
+        assert_eq!(place.remains(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn users_with_the_same_id_do_not_meet() {
+    let test = "users_with_the_same_id_do_not_meet";
+    let (Some(one), Some(two)) = (Place::user(test), Place::user(test)) else { return };
+    if !is_root() {
+        return skip(test, "only root can be two users");
+    }
+    // Each with the base directory that denovo finds for it.
+    let id = one.id("shared");
+    let run = |place: &Place, script: &str| {
+        let mut command = place.program(&place.denovo_path());
+        command.env("XDG_RUNTIME_DIR", place.home());
+        command.args(["job", "run", "--id", &id, "--", "sh", "-c", script]);
+        place.start(command)
+    };
+    let script = "echo in; readlink /proc/self/ns/pid; : >/tmp/mine; while [ ! -e $HOME/go ]; do sleep 0.02; done; ls /tmp | grep -v dnt; ls /proc | grep -c '^[0-9]'";
+    let (a, b) = (run(&one, script), run(&two, script));
+    for going in [&a, &b] {
+        going.await_output("pid:");
+    }
+    for place in [&one, &two] {
+        std::fs::write(place.home().join("go"), "").unwrap();
+    }
+    let (a, b) = (a.wait().expect(0, "one"), b.wait().expect(0, "two"));
+    assert_ne!(a.lines()[1], b.lines()[1], "two pid namespaces");
+    for ran in [a, b] {
+        // init, the shell, ls and grep.
+        assert_eq!(ran.lines()[2..], ["mine", "4"], "{ran:?}");
+    }
+}
+
+#[test]
+fn joining_keeps_to_what_stands() {
+    for place in Place::each("joining_keeps_to_what_stands") {
+        let id = place.started("stands", &[]);
+        let ran = place.run(&["--id", &id, "--bundle", "/no/such/bundle"], "true");
+        ran.refused(&["bundle", &id, "host"]);
+        place.run(&["--id", &id, "--bundle", "host"], "true").expect(0, "the same bundle");
+        place.call(&["job", "start", "--id", &id]).refused(&[&id, "already"]);
+        // Two commands see each other's files and processes.
+        place.ok(&["job", "exec", &id, "sh", "-c", "echo 1 >/tmp/one; (setsid sleep 777 &)"]);
+        let said = place.see(
+            &["--id", &id],
+            "cat /tmp/one; cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'sleep 77[7]'",
+        );
+        assert_eq!(said, "1\nsleep 777");
+        place.ok(&["job", "end", &id]);
+    }
+}
+
+#[test]
+fn joining_says_what_of_its_options_comes_too_late() {
+    for place in Place::each("joining_says_what_of_its_options_comes_too_late") {
+        let id = place.started("stands", &[]);
+        let ran = place.run(&["--id", &id, "--network", "none", "--root-size", "8M"], "echo in");
+        let ran = ran.expect(0, "join");
+        assert_eq!(ran.out(), "in");
+        let warnings: Vec<&str> = ran.err.lines().collect();
+        assert!(warnings.len() == 1 && warnings[0].starts_with("denovo: warning: "), "{ran:?}");
+        for word in [&id[..], "--network", "--root-size"] {
+            assert!(warnings[0].contains(word), "{word}: {ran:?}");
+        }
+        place.ok(&["job", "end", &id]);
+        // Ranks say the same options, and nothing need be said.
+        let id = place.id("ranks");
+        let first = place.start(
+            place
+                .running(&["--id", &id, "--root-size", "8M"], "echo in; cat >/dev/null; sleep 0.3"),
+        );
+        first.await_output("in");
+        let second = place.run(&["--id", &id, "--root-size", "8M"], "true").expect(0, "the same");
+        assert_eq!(second.err, "");
+        first.wait().expect(0, "first");
+    }
+}
+
+#[test]
+fn what_started_it_does_not_matter_to_who_stays() {
+    for place in Place::each("what_started_it_does_not_matter_to_who_stays") {
+        let id = place.id("passes-on");
+        let first = place
+            .start(place.running(&["--id", &id], "echo in; readlink /proc/self/ns/pid; sleep 0.1"));
+        first.await_output("pid:");
+        let mut command = place
+            .running(&["--id", &id], "readlink /proc/self/ns/pid; read -r line; echo still here");
+        command.stdin(std::process::Stdio::piped());
+        let mut second = place.start(command);
+        second.await_output("pid:");
+        let first = first.wait().expect(0, "first").out();
+        drop(second.child.stdin.take());
+        let second = second.wait().expect(0, "second").out();
+        assert_eq!(second.lines().nth(1), Some("still here"));
+        assert_eq!(first.lines().nth(1), second.lines().next());
+    }
+}
+
+#[test]
+fn list_show_and_end() {
+    for place in Place::each("list_show_and_end") {
+        let id = place.started("named", &["--hostname", "n1"]);
+        let other = place.started("other", &["--network", "none"]);
+        let list = place.ok(&["job", "list"]);
+        assert!(list.lines().next().unwrap().starts_with("JOB"));
+        for id in [&id, &other] {
+            assert_eq!(list.lines().filter(|l| l.starts_with(&id[..])).count(), 1, "{list}");
+        }
+        let json: serde_json::Value =
+            serde_json::from_str(&place.ok(&["job", "list", "--json"])).unwrap();
+        let ids: Vec<&str> =
+            json.as_array().unwrap().iter().filter_map(|j| j["record"]["id"].as_str()).collect();
+        assert!(ids.contains(&&id[..]) && ids.contains(&&other[..]), "{ids:?}");
+        let shown = place.ok(&["job", "show", &id]);
+        assert!(
+            shown.contains(&place.uid().to_string()) && shown.contains("the node's"),
+            "{shown}"
+        );
+        let (monitor, init) = place.keepers(&id);
+        assert!(alive(monitor) && alive(init));
+        let held =
+            place.start(place.node(&["job", "exec", &id, "sh", "-c", "echo in; sleep 1000"]));
+        held.await_output("in");
+        assert_eq!(place.shown(&id)["processes"], 1);
+        place.ok(&["job", "end", &id]);
+        assert!(!alive(init), "end waits until nothing is left");
+        await_death(monitor);
+        assert_eq!(held.wait().code(), 137);
+        place.call(&["job", "show", &id]).refused(&[&id]);
+        place.ok(&["job", "end", &other]);
+    }
+}
+
+#[test]
+fn a_waiting_monitor_is_small() {
+    let Some(place) = Place::root("a_waiting_monitor_is_small") else { return };
+    let id = place.started("small", &[]);
+    let (monitor, init) = place.keepers(&id);
+    // Neither holds anything of its caller's: directory, descriptors.
+    for pid in [monitor, init] {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let targets: Vec<String> = fds
+            .filter_map(|e| Some(std::fs::read_link(e.path()).ok()?.display().to_string()))
+            .collect();
+        assert!(targets.iter().all(|t| !t.contains("/out") && !t.contains("/err")), "{targets:?}");
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+        assert_eq!(cwd, std::path::Path::new("/"));
+    }
+    place.ok(&["job", "end", &id]);
+}
