@@ -135,9 +135,9 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
 ///
 /// Describing every verb to clap costs 0.2 ms, a tenth of a start.
 fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
-    if let Some(verb) = called(argv) {
+    if let Some((name, verb)) = called(argv) {
         let all = Global::augment_args(clap::Command::new("denovo"));
-        let one = verb.describe(clap::Command::new(verb.name));
+        let one = (verb.describe)(clap::Command::new(name));
         if let Ok(matches) = all.subcommand(one).try_get_matches_from(argv)
             && let Some((_, inner)) = matches.subcommand()
         {
@@ -156,13 +156,7 @@ struct Quick {
     read: fn(&clap::ArgMatches) -> Result<Verb, clap::Error>,
 }
 
-impl Quick {
-    fn describe(&self, command: clap::Command) -> clap::Command {
-        (self.describe)(command)
-    }
-}
-
-const QUICK: [Quick; 8] = [
+const QUICK: [Quick; 7] = [
     Quick {
         name: "create",
         describe: oci::Create::augment_args,
@@ -198,22 +192,46 @@ const QUICK: [Quick; 8] = [
         describe: oci::Exec::augment_args,
         read: |m| oci::Exec::from_arg_matches(m).map(Verb::Exec),
     },
+];
+
+/// The same for the verbs of `job`.
+const QUICK_JOB: [Quick; 2] = [
     Quick {
-        name: "job",
-        describe: job::Verb::augment_subcommands,
-        read: |m| job::Verb::from_arg_matches(m).map(Verb::Job),
+        name: "run",
+        describe: |job| job.subcommand(job::Run::augment_args(clap::Command::new("run"))),
+        read: |m| inner(m, |m| job::Run::from_arg_matches(m).map(job::Verb::Run)),
+    },
+    Quick {
+        name: "exec",
+        describe: |job| job.subcommand(job::Exec::augment_args(clap::Command::new("exec"))),
+        read: |m| inner(m, |m| job::Exec::from_arg_matches(m).map(job::Verb::Exec)),
     },
 ];
 
-/// The verb of a command line, past the options before it.
-fn called(argv: &[OsString]) -> Option<&'static Quick> {
+fn inner(
+    matches: &clap::ArgMatches,
+    read: fn(&clap::ArgMatches) -> Result<job::Verb, clap::Error>,
+) -> Result<Verb, clap::Error> {
+    let (_, inner) = matches
+        .subcommand()
+        .ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+    read(inner).map(Verb::Job)
+}
+
+/// The verb of a command line, past the options before it, with the first
+/// word that names it.
+fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
     let mut words = argv.iter().skip(1);
     while let Some(word) = words.next() {
         let word = word.to_str()?;
         match word {
             "--root" | "--log" | "--log-format" | "--rootless" => drop(words.next()?),
             _ if word.starts_with('-') => {}
-            _ => return QUICK.iter().find(|verb| verb.name == word),
+            "job" => {
+                let word = words.next()?.to_str()?;
+                return QUICK_JOB.iter().find(|verb| verb.name == word).map(|verb| ("job", verb));
+            }
+            _ => return QUICK.iter().find(|verb| verb.name == word).map(|verb| (verb.name, verb)),
         }
     }
     None

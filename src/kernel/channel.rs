@@ -185,8 +185,9 @@ impl Channel {
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             match recvmsg::<()>(self.0.as_raw_fd(), &mut iov, Some(&mut space), flags) {
                 Ok(message) => break (message.bytes, first_descriptor(&message)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => return Ok(Heard::Closed),
+                // The other end closed before it read all that we said; the
+                // kernel tells so once, before what that one said itself.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(e) => return Err(e),
             }
         };

@@ -142,8 +142,11 @@ fn adopt(
         }
         let network = launch.network_aside.then(make_network).transpose()?;
         place(pid).map_err(NotLaunched::NotPlaced)?;
-        channel.say_go(network.as_ref()).named("send")?;
-        Ok(pidfd)
+        match channel.say_go(network.as_ref()) {
+            // It failed already; why is still to be heard.
+            Ok(()) | Err(Errno::EPIPE) => Ok(pidfd),
+            Err(errno) => Err(Fault { call: "send", errno }.into()),
+        }
     };
     match prepared() {
         Ok(pidfd) => Ok(Born { pid, pidfd, channel }),

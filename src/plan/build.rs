@@ -169,9 +169,13 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     }
     inside.push(match &spec.root {
         Root::Directory { path, .. } => Inside::RootDirectory { path: path.clone() },
-        Root::Overlay { lower, writes } => {
-            Inside::RootOverlay { lower: lower.clone(), writes: writes.clone(), anchor }
-        }
+        Root::Overlay { lower, writes, own } => Inside::RootOverlay {
+            lower: lower.clone(),
+            writes: writes.clone(),
+            anchor,
+            own: own.clone(),
+            points: mount_points(&spec.fixtures),
+        },
         Root::Empty { writes } => Inside::RootEmpty { writes: writes.clone(), anchor },
     });
     for fixture in &spec.fixtures {
@@ -192,6 +196,19 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
         let (rows, columns) = process.console_size.unwrap_or((0, 0));
         inside.push(Inside::Console { rows, columns });
     }
+}
+
+fn mount_points(fixtures: &[Fixture]) -> Vec<(CText, Option<CText>)> {
+    let mounts = fixtures.iter().filter_map(|f| match f {
+        Fixture::Mount(mount) => Some(mount),
+        _ => None,
+    });
+    mounts
+        .map(|mount| match &mount.source {
+            MountSource::Bind { path, .. } => (mount.destination.clone(), Some(path.clone())),
+            _ => (mount.destination.clone(), None),
+        })
+        .collect()
 }
 
 /// The root mount must not be shared while it is set up: mounts would show

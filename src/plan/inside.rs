@@ -39,6 +39,11 @@ pub enum Inside {
         lower: CText,
         writes: Writes,
         anchor: CText,
+        /// Put into the upper layer before it is mounted: in a user
+        /// namespace nobody may write into directories of unmapped owners.
+        own: Vec<Fixture>,
+        /// Where something will be mounted, with the path that is bound there.
+        points: Vec<(CText, Option<CText>)>,
     },
     RootEmpty {
         writes: Writes,
@@ -119,9 +124,12 @@ impl fmt::Display for Inside {
             NewKeyring(name) => write!(f, "new session keyring {name}"),
             Detach(flags) => write!(f, "make every mount {}", propagation_name(*flags)),
             RootDirectory { path } => write!(f, "root: the directory {path}"),
-            RootOverlay { lower, writes, anchor } => {
-                write!(f, "root: overlay over {lower}, {} (built at {anchor})", writes_name(writes))
-            }
+            RootOverlay { lower, writes, anchor, own, .. } => write!(
+                f,
+                "root: overlay over {lower} with {} entries of its own, {} (built at {anchor})",
+                own.len(),
+                writes_name(writes)
+            ),
             RootEmpty { writes, anchor } => {
                 write!(f, "root: empty, {} (built at {anchor})", writes_name(writes))
             }

@@ -247,11 +247,19 @@ impl Store {
 
     /// Where the container stands now.
     pub fn status(&self, record: &Record) -> Status {
+        let kept = || record.keeper.is_some_and(|k| k.alive());
         match &record.init {
-            None if record.keeper.is_some_and(|k| k.alive()) => Status::Creating,
+            None if kept() => Status::Creating,
             None => Status::Stopped,
             Some(init) if !init.alive() => Status::Stopped,
-            Some(_) if self.start_socket(&record.id).exists() => Status::Created,
+            // `create` lets go of the record only when all is made.
+            Some(_) if self.start_socket(&record.id).exists() => {
+                if kept() {
+                    Status::Creating
+                } else {
+                    Status::Created
+                }
+            }
             Some(_) => Status::Running,
         }
     }

@@ -43,6 +43,8 @@ pub struct Command {
 
 /// An open way into an environment.
 struct Joined {
+    jobs: Jobs,
+    id: String,
     socket: OwnedFd,
     entry: Entry,
     /// Namespaces, then doors.
@@ -257,7 +259,7 @@ fn try_join(jobs: &Jobs, id: &str) -> Result<Option<Joined>, Problem> {
         Ok(Some((Reply::Joined(entry), fds))) => {
             let expected = entry.namespaces.len() + entry.v1_doors + usize::from(entry.v2_door);
             if fds.len() == expected {
-                Ok(Some(Joined { socket, entry, fds }))
+                Ok(Some(Joined { jobs: jobs.clone(), id: id.to_owned(), socket, entry, fds }))
             } else {
                 Err(confused())
             }
@@ -548,25 +550,31 @@ fn execute(
     signals: &Signals,
     warn: &dyn Fn(&str),
 ) -> Result<i32, Refusal> {
-    let Joined { socket, entry, fds } = joined;
+    let Joined { jobs, id, socket, entry, fds } = joined;
     let started = start_inside(&entry, fds, command, signals, &socket);
     let result = started.map(|(born, terminal, shares_group)| {
         let relay = terminal.map(Relay::new);
         Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals, shares_group }.wait()
     });
     let killed = result.as_ref().is_ok_and(|code| *code == 128 + libc::SIGKILL);
-    leave(&socket, command.receipt.as_deref(), killed, warn)?;
+    let last = leave(&socket, command.receipt.as_deref(), killed, warn)?;
+    if last && jobs.load(&id).is_some_and(|r| !r.kept()) {
+        warn(&format!(
+            "something of job {id} could not be removed; denovo node gc tries again and names it"
+        ));
+    }
     result
 }
 
-/// Tells the monitor; the last one out waits until nothing is left.
+/// Tells the monitor; the last one out waits until nothing is left, and
+/// hears that it was the last.
 fn leave(
     socket: &OwnedFd,
     receipt: Option<&Path>,
     killed: bool,
     warn: &dyn Fn(&str),
-) -> Result<(), Problem> {
-    match ask(socket, &Request::Leave) {
+) -> Result<bool, Problem> {
+    match ask(socket, &Request::Leave { report: killed || receipt.is_some() }) {
         Ok(Reply::Left(parting)) => {
             if parting.last {
                 wait_closed(socket);
@@ -574,11 +582,12 @@ fn leave(
             if parting.last || killed {
                 tell(&parting, warn);
             }
-            write_receipt(receipt, "", &parting)
+            write_receipt(receipt, "", &parting)?;
+            Ok(parting.last)
         }
         Ok(_) => Err(confused()),
         // Ended meanwhile by `job end`, which was told everything.
-        Err(_) => Ok(()),
+        Err(_) => Ok(false),
     }
 }
 

@@ -37,6 +37,9 @@ impl Signals {
     }
 }
 
+/// A tenth of a second, in milliseconds.
+const SETTLE_AFTER: u16 = 100;
+
 /// One process inside and what belongs to it out here.
 pub struct Proxy<'a> {
     pub pid: i32,
@@ -51,11 +54,14 @@ pub struct Proxy<'a> {
 impl Proxy<'_> {
     /// Waits until the process ends; gives its exit code, 128+n for signal n.
     pub fn wait(mut self) -> i32 {
-        loop {
-            let ended = self.turn();
-            if ended {
-                break;
-            }
+        // What ends at once needs no room made for it; what goes on may go
+        // on for days.
+        let mut ended = self.turn(PollTimeout::from(SETTLE_AFTER));
+        if !ended {
+            sys::shrink();
+        }
+        while !ended {
+            ended = self.turn(PollTimeout::NONE);
         }
         if let Some(relay) = &self.relay {
             relay.drain();
@@ -65,7 +71,7 @@ impl Proxy<'_> {
 
     /// Sleeps until something happens and handles it; true once the process
     /// ended.
-    fn turn(&mut self) -> bool {
+    fn turn(&mut self, timeout: PollTimeout) -> bool {
         let stdin = std::io::stdin();
         let mut fds = vec![
             PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN),
@@ -77,7 +83,7 @@ impl Proxy<'_> {
                 fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
             }
         }
-        if poll(&mut fds, PollTimeout::NONE).is_err() {
+        if poll(&mut fds, timeout).is_err() {
             return false;
         }
         let ready: Vec<bool> =

@@ -234,9 +234,39 @@ fn of_many_creates_with_one_id_one_wins() {
 
 #[test]
 fn a_container_without_a_process_is_created_but_not_run() {
-    let Some(case) = Case::root("a_container_without_a_process") else { return };
+    let Some(case) = Case::root("a_container_without_a_process_is_created_but_not_run") else {
+        return;
+    };
     let bundle = case.bundle(|config| {
         config.as_object_mut().unwrap().remove("process");
     });
     case.run_bundle(&bundle).refused(&["process"]);
+}
+
+#[test]
+fn while_it_is_made_a_container_is_creating() {
+    for case in Case::each("while_it_is_made_a_container_is_creating") {
+        let place = case.directory("place");
+        let bundle = case.bundle(|config| {
+            shell(config, "sleep 1000");
+            let hold = format!(
+                "touch {0}/held; while ! test -e {0}/go; do sleep 0.02; done",
+                place.display()
+            );
+            config["hooks"]["createRuntime"] = json!([{
+                "path": "/bin/sh", "args": ["sh", "-c", hold], "env": ["PATH=/bin:/usr/bin"],
+            }]);
+        });
+        let id = case.id("a");
+        let args = ["create", "-b", bundle.to_str().unwrap(), &id];
+        let create = case.start(case.denovo(&args));
+        until("the hook", || place.join("held").exists());
+        assert_eq!(case.query(&id)["status"], "creating");
+        case.call(&["start", &id]).refused(&["cannot be started", "creating"]);
+        case.call(&["delete", &id]).refused(&["creating"]);
+        fs::write(place.join("go"), "").unwrap();
+        create.wait().expect(0, "create");
+        assert_eq!(case.query(&id)["status"], "created");
+        case.delete(&id);
+    }
 }

@@ -87,7 +87,7 @@ fn limits_that_no_group_can_hold_are_said_in_one_line() {
     assert_eq!(user.warnings.len(), 1);
     assert!(user.warnings[0].contains("--memory and --pids"), "{:?}", user.warnings);
     let root = decided(0, 5, &request, "/");
-    assert_eq!(root.spec.cgroup.path.as_deref(), Some("denovo/job_1.2"));
+    assert_eq!(root.spec.cgroup.path.as_deref(), Some("denovo-job_1.2"));
     assert_eq!((root.affinity, root.spec.cgroup.delegate_to), (None, Some(5)));
     assert!(root.warnings.is_empty());
 }
