@@ -13,7 +13,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 use crate::record::base;
 use crate::record::container::Store;
 use crate::supervise::container::Refusal;
-use say::Voice;
+use say::{Voice, out};
 
 /// One fresh machine per job on a shared compute node.
 #[derive(Debug, Parser)]
@@ -113,13 +113,15 @@ impl Context {
 
     pub fn print_plan(&self, lines: &[String]) {
         for (number, line) in lines.iter().enumerate() {
-            println!("{:3}  {line}", number + 1);
+            out(format_args!("{:3}  {line}", number + 1));
         }
     }
 }
 
 /// Runs the command line; gives the exit code.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
+    // A hook or a log reader that is gone is an error to handle, not our end.
+    crate::kernel::sys::ignore_signal(libc::SIGPIPE);
     let argv: Vec<OsString> = argv.into_iter().collect();
     match parse(&argv) {
         Ok(cli) => dispatch(cli, false),

@@ -30,6 +30,7 @@ pub enum Word {
     Born = b'b' as isize,
     /// A sentence that goes with the failure that follows.
     Note = b'n' as isize,
+    Network = b'w' as isize,
 }
 
 /// What the starter hears.
@@ -135,24 +136,23 @@ impl Channel {
         }
     }
 
-    /// The word to go, with the network namespace if there is one to enter.
+    /// The network namespace to enter.
     ///
     /// # Errors
     /// As sendmsg(2).
-    pub fn say_go(&self, network: Option<&OwnedFd>) -> Result<(), Errno> {
-        let fds: Vec<RawFd> = network.iter().map(|fd| fd.as_raw_fd()).collect();
-        send_with(&self.0, &[Word::Go as u8], &fds)
+    pub fn say_network(&self, network: &OwnedFd) -> Result<(), Errno> {
+        send_with(&self.0, &[Word::Network as u8], &[network.as_raw_fd()])
     }
 
-    /// Waits for the word to go.
+    /// Waits for the network namespace.
     ///
     /// # Errors
     /// As [`Self::expect`].
-    pub fn expect_go(&self) -> Result<Option<OwnedFd>, Errno> {
+    pub fn expect_network(&self) -> Result<OwnedFd, Errno> {
         let mut byte = [0u8; 1];
         match receive_with(&self.0, &mut byte)? {
             (0, _) => Err(Errno::EPIPE),
-            (_, mut fds) if byte[0] == Word::Go as u8 => Ok(fds.pop()),
+            (_, mut fds) if byte[0] == Word::Network as u8 => fds.pop().ok_or(Errno::EPROTO),
             _ => Err(Errno::EPROTO),
         }
     }

@@ -140,9 +140,14 @@ fn adopt(
         if launch.new_user() {
             super::maps::write(pid, launch)?;
         }
-        let network = launch.network_aside.then(make_network).transpose()?;
+        if launch.network_aside {
+            match channel.say_network(&make_network()?) {
+                Ok(()) | Err(Errno::EPIPE) => {}
+                Err(errno) => return Err(Fault { call: "send", errno }.into()),
+            }
+        }
         place(pid).map_err(NotLaunched::NotPlaced)?;
-        match channel.say_go(network.as_ref()) {
+        match channel.say(Word::Go) {
             // It failed already; why is still to be heard.
             Ok(()) | Err(Errno::EPIPE) => Ok(pidfd),
             Err(errno) => Err(Fault { call: "send", errno }.into()),

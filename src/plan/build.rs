@@ -5,8 +5,7 @@ use super::inside::{Inside, Join};
 use super::{Launch, Plan, Program};
 use crate::host::Facts;
 use crate::policy::spec::{
-    Clocks, Device, Fixture, Kind, Mount, MountSource, Namespace, Namespaces, Process, Root,
-    Seccomp, Spec,
+    Clocks, Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Seccomp, Spec,
 };
 use crate::policy::text::CText;
 use crate::problem::Problems;
@@ -35,12 +34,14 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Probl
     launch.network_aside = launch.new & libc::CLONE_NEWNET as u64 != 0
         && !launch.new_user()
         && !launch.needs_stage()
+        // Or else the way back to the caller's own would be barred.
+        && !facts.caller.nested
         && facts.caller.cpus.len() > 1;
     let mut inside = Vec::with_capacity(64);
     enter_steps(spec, &cgroup, options, &mut inside);
     root_steps(spec, facts, options, &mut inside);
+    seal_steps(spec, facts, options, &mut inside);
     network_steps(spec, launch.network_aside, &mut inside);
-    seal_steps(spec, options, &mut inside);
     match &spec.process {
         Some(process) => {
             inside.extend(process_steps(process, spec.seccomp.as_ref(), options.await_start));
@@ -132,20 +133,48 @@ fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut
 }
 
 /// The new network namespace, up and entered before the first step that
-/// depends on it: sysfs shows the network of the process that mounts it.
+/// depends on it: sysfs shows the network of the process that mounts it, and
+/// so do kernel settings. What is in /sys comes after everything else that is
+/// only placed in the root, so that there is time to make it.
 fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     if spec.namespaces.net != Namespace::New {
         return;
     }
-    let is_sysfs = |step: &Inside| {
-        matches!(step, Inside::Put(Fixture::Mount(Mount { source: MountSource::New { fstype, .. }, .. }))
-            if fstype.as_bytes() == b"sysfs")
+    let stops = |step: &Inside| {
+        use Inside::*;
+        matches!(
+            step,
+            RuntimeHooks
+                | ContainerHooks(_)
+                | Console { .. }
+                | Sysctl { .. }
+                | OomScore(_)
+                | ReadonlyRoot
+                | PivotRoot
+                | Chroot
+                | Init
+        )
     };
-    let at = inside.iter().position(is_sysfs).unwrap_or(inside.len());
-    inside.insert(at, Inside::Loopback);
+    let end = inside.iter().position(stops).unwrap_or(inside.len());
+    let rest = inside.split_off(end);
+    let (late, mut all): (Vec<_>, Vec<_>) = std::mem::take(inside).into_iter().partition(in_sys);
     if aside {
-        inside.insert(at, Inside::EnterNetwork);
+        all.push(Inside::EnterNetwork);
     }
+    all.push(Inside::Loopback);
+    all.extend(late);
+    all.extend(rest);
+    *inside = all;
+}
+
+/// Whether a step only concerns what is in /sys.
+fn in_sys(step: &Inside) -> bool {
+    let path = match step {
+        Inside::Put(Fixture::Mount(mount)) => &mount.destination,
+        Inside::ReadonlyMount(path) | Inside::ReadonlyPath(path) | Inside::MaskedPath(path) => path,
+        _ => return false,
+    };
+    path.as_bytes() == b"/sys" || path.as_bytes().starts_with(b"/sys/")
 }
 
 /// The user that builds the root: 0 of the new user namespace where there is
@@ -181,11 +210,12 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     for fixture in &spec.fixtures {
         expand(fixture, facts, spec, inside);
     }
-    let devices: fn(Device) -> Inside = if spec.namespaces.user == Namespace::Shared {
-        Inside::MakeDevice
-    } else {
-        Inside::BindDevice
-    };
+    let devices: fn(Device) -> Inside =
+        if spec.namespaces.user == Namespace::Shared && !facts.caller.nested {
+            Inside::MakeDevice
+        } else {
+            Inside::BindDevice
+        };
     inside.extend(spec.devices.iter().cloned().map(devices));
     if spec.own_dev {
         inside.push(Inside::DeviceLinks);
@@ -250,21 +280,25 @@ fn expand(fixture: &Fixture, facts: &Facts, spec: &Spec, inside: &mut Vec<Inside
 }
 
 /// See [`expand`]: those that are read-only at last.
-fn read_only_at_last(fixtures: &[Fixture]) -> impl Iterator<Item = Inside> {
-    fixtures.iter().filter_map(|fixture| match fixture {
-        Fixture::Mount(Mount {
-            destination,
-            source: MountSource::New { fstype, flags, .. },
-            ..
-        }) if fstype.as_bytes() == b"tmpfs" && flags & libc::MS_RDONLY != 0 => {
-            Some(Inside::ReadonlyMount(destination.clone()))
-        }
-        _ => None,
+fn read_only_at_last(spec: &Spec, facts: &Facts) -> impl Iterator<Item = Inside> {
+    let one_mount = facts.cgroups.v1.is_empty();
+    spec.fixtures.iter().filter_map(move |fixture| {
+        let Fixture::Mount(mount) = fixture else { return None };
+        let readonly = match &mount.source {
+            MountSource::New { fstype, flags, .. } => {
+                fstype.as_bytes() == b"tmpfs" && flags & libc::MS_RDONLY != 0
+            }
+            MountSource::Cgroup => {
+                !one_mount && mount.attributes.set & libc::MOUNT_ATTR_RDONLY != 0
+            }
+            MountSource::Bind { .. } => false,
+        };
+        readonly.then(|| Inside::ReadonlyMount(mount.destination.clone()))
     })
 }
 
 /// Hooks, masks and the way into the root.
-fn seal_steps(spec: &Spec, options: &Options, inside: &mut Vec<Inside>) {
+fn seal_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<Inside>) {
     if !spec.hooks.prestart.is_empty() || !spec.hooks.create_runtime.is_empty() {
         inside.push(Inside::RuntimeHooks);
     }
@@ -274,7 +308,7 @@ fn seal_steps(spec: &Spec, options: &Options, inside: &mut Vec<Inside>) {
     for (path, value) in &spec.sysctl {
         inside.push(Inside::Sysctl { path: path.clone(), value: value.clone() });
     }
-    inside.extend(read_only_at_last(&spec.fixtures));
+    inside.extend(read_only_at_last(spec, facts));
     inside.extend(spec.readonly_paths.iter().cloned().map(Inside::ReadonlyPath));
     inside.extend(spec.masked_paths.iter().cloned().map(Inside::MaskedPath));
     if let Some(score) = spec.process.as_ref().and_then(|p| p.oom_score_adj) {

@@ -85,6 +85,14 @@ impl ProcessDocument {
 /// # Errors
 /// One [`Problem`] with line and column.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], name: &Path) -> Result<(T, Vec<String>), Problem> {
+    // serde would take a list for a structure with its fields in order.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(Problem::user(format!(
+            "{}: line 1, column 1: a list, not an object",
+            name.display()
+        ))
+        .hint("see config.md of the OCI runtime specification"));
+    }
     let mut unknown = Vec::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let document = serde_ignored::deserialize(&mut json, |path| unknown.push(json_path(&path)))

@@ -4,10 +4,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::container::{Refusal, connect};
+use super::container::Refusal;
 use super::monitor::{self, Orders};
 use super::protocol::{self, Entry, Parting, Reply, Request};
 use super::proxy::{Proxy, Signals};
+use super::sockets::connect;
 use super::stage;
 use super::terminal::Relay;
 use crate::host::distribution::Distribution;

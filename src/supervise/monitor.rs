@@ -161,7 +161,7 @@ impl Monitor {
             .map_err(|f| refuse(&orders.plan, &f))
             .and_then(|namespaces| {
                 let path = orders.jobs.socket(&orders.record.id);
-                let listener = super::container::listen(&path)?;
+                let listener = super::sockets::listen(&path)?;
                 open_to(&path, orders.record.uid)?;
                 orders.jobs.save(&orders.record)?;
                 Ok((namespaces, listener))

@@ -111,6 +111,11 @@ impl Proxy<'_> {
     /// signal that it left at its default; we do in its place.
     fn hang_up(&mut self) {
         self.relay = None;
+        // Standard error may be a file, or the terminal that is no more.
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"denovo: the terminal is gone, so the program that used it is ended\n  hint: start it in tmux or screen, or without a terminal (stdin from /dev/null)\n",
+        );
         let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGHUP);
         if by_default(self.pid, libc::SIGHUP) {
             let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);

@@ -213,3 +213,18 @@ fn a_hook_that_takes_too_long_is_killed() {
         }
     }
 }
+
+#[test]
+fn a_hook_need_not_read_the_state() {
+    for case in Case::each("a_hook_need_not_read_the_state") {
+        let bundle = case.bundle(|config| {
+            // More than a pipe holds.
+            config["annotations"] = json!({"long": "x".repeat(200_000)});
+            add(config, "createRuntime", json!({"path": "/bin/true"}));
+            shell(config, "sleep 1000");
+        });
+        let id = case.id("a");
+        case.ok(&["create", "-b", bundle.to_str().unwrap(), &id]);
+        case.delete(&id);
+    }
+}

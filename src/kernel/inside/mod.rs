@@ -75,8 +75,6 @@ pub struct Child<'a> {
     null: Option<OwnedFd>,
     found: usize,
     released: bool,
-    /// The network namespace that came with the release.
-    network: Option<OwnedFd>,
     starter: Option<OwnedFd>,
 }
 
@@ -98,7 +96,6 @@ impl<'a> Child<'a> {
             null: None,
             found: 0,
             released: false,
-            network: None,
             starter: None,
         }
     }
@@ -125,7 +122,7 @@ impl<'a> Child<'a> {
     /// `EPIPE` when the parent is gone.
     pub fn wait_released(&mut self) -> Result<(), Fault> {
         if !self.released {
-            self.network = self.channel.expect_go().named("wait for the parent")?;
+            self.channel.expect(Word::Go).named("wait for the parent")?;
             self.released = true;
         }
         Ok(())
@@ -202,10 +199,8 @@ impl<'a> Child<'a> {
         Ok(())
     }
 
-    fn enter_network(&mut self) -> Result<(), Fault> {
-        let Some(network) = self.network.take() else {
-            return Err(Fault { call: "network namespace", errno: Errno::EBADF });
-        };
+    fn enter_network(&self) -> Result<(), Fault> {
+        let network = self.channel.expect_network().named("wait for the network namespace")?;
         nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).named("setns")
     }
 
@@ -302,8 +297,7 @@ impl<'a> Child<'a> {
 fn is_barrier(step: &Inside) -> bool {
     matches!(
         step,
-        Inside::EnterNetwork
-            | Inside::RuntimeHooks
+        Inside::RuntimeHooks
             | Inside::ContainerHooks(_)
             | Inside::Console { .. }
             | Inside::PivotRoot

@@ -21,7 +21,7 @@ const LONGEST_NAME: usize = 255;
 /// # Arguments
 /// * `id` - names the group when `linux.cgroupsPath` does not
 pub(super) fn check(linux: &Linux, id: &str, facts: &Facts, found: &mut Findings) -> Cgroup {
-    let privileged = facts.caller.capabilities & CAP_SYS_ADMIN != 0;
+    let privileged = facts.caller.capabilities & CAP_SYS_ADMIN != 0 && !facts.caller.nested;
     let path = path(linux, id, found);
     let mut limits = resources::check(linux, facts, found);
     let best_effort = !privileged && limits.is_empty();

@@ -134,7 +134,7 @@ impl Case<'_> {
 
     /// Root who makes an environment for itself, or for somebody else.
     fn by_root(&self) -> bool {
-        self.facts.caller.uid == 0
+        self.facts.caller.uid == 0 && !self.facts.caller.nested
     }
 }
 

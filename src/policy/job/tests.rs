@@ -5,7 +5,14 @@ use crate::policy::spec::Fixture;
 fn facts(uid: u32) -> Facts {
     Facts {
         kernel: (6, 1),
-        caller: Caller { uid, gid: uid, groups: vec![uid], capabilities: 0, cpus: vec![0, 1] },
+        caller: Caller {
+            uid,
+            gid: uid,
+            groups: vec![uid],
+            capabilities: 0,
+            cpus: vec![0, 1],
+            nested: false,
+        },
         cgroups: Cgroups::default(),
     }
 }
