@@ -121,6 +121,7 @@ impl Context {
 /// Runs the command line; gives the exit code.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
     // A hook or a log reader that is gone is an error to handle, not our end.
+    crate::kernel::sys::prefault();
     crate::kernel::sys::ignore_signal(libc::SIGPIPE);
     let argv: Vec<OsString> = argv.into_iter().collect();
     match parse(&argv) {

@@ -5,7 +5,7 @@ use super::inside::{Inside, Join};
 use super::{Launch, Plan, Program};
 use crate::host::Facts;
 use crate::policy::spec::{
-    Clocks, Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Seccomp, Spec,
+    Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Seccomp, Spec,
 };
 use crate::policy::text::CText;
 use crate::problem::Problems;
@@ -404,9 +404,4 @@ pub fn program(process: &Process) -> Program {
             .collect()
     };
     Program { args: process.args.clone(), env: process.env.clone(), candidates }
-}
-
-/// Whether any clock is to be changed at all.
-pub fn changes_clocks(clocks: &Clocks) -> bool {
-    !matches!(clocks, Clocks::Offsets { monotonic: None, boottime: None })
 }

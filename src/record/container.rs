@@ -40,6 +40,9 @@ pub struct Record {
     pub process: Option<Process>,
     /// The container removes itself when it ends (`run` in the foreground).
     pub transient: bool,
+    /// `SECCOMP_FILTER_FLAG_*` of its filter, which is kept beside this record.
+    #[serde(default)]
+    pub seccomp: Option<u32>,
 }
 
 fn text_of(record: &Record) -> Result<Vec<u8>, Problem> {
@@ -105,6 +108,31 @@ impl Store {
 
     pub fn directory(&self, id: &str) -> PathBuf {
         self.root.join(id)
+    }
+
+    /// Keeps the compiled filter for processes that `exec` adds.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn save_filter(&self, id: &str, program: &[u8]) -> Result<(), Problem> {
+        let path = self.directory(id).join("seccomp.bpf");
+        fs::write(&path, program).map_err(|e| unwritable(&path, &e))
+    }
+
+    /// The filter that [`Self::save_filter`] kept, with its flags; `None` for
+    /// a container that has none.
+    ///
+    /// # Errors
+    /// It cannot be read: then nothing may be executed, for it would run
+    /// unfiltered.
+    pub fn load_filter(&self, record: &Record) -> Result<Option<(Vec<u8>, u32)>, Problem> {
+        let Some(flags) = record.seccomp else { return Ok(None) };
+        let path = self.directory(&record.id).join("seccomp.bpf");
+        let program = fs::read(&path).map_err(|e| {
+            Problem::site(format!("{}: the container's filter cannot be read: {e}", path.display()))
+                .hint("without its filter nothing is executed in it; delete the container and make it anew")
+        })?;
+        Ok(Some((program, flags)))
     }
 
     /// Where the process of a created container waits for `start`.

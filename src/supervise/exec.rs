@@ -52,8 +52,7 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
         Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
     let (joins, _held) = namespaces_of(init)?;
     let mut plan = process_plan(Some(&options.process), joins, &record);
-    plan.seccomp =
-        fs::read(store.directory(id).join("seccomp.bpf")).ok().map(|program| (program, 0));
+    plan.seccomp = store.load_filter(&record)?;
     plan.inside = exec_steps(&options.process, plan.seccomp.is_some());
     let doors = cgroup::open_doors(&record.cgroup, None).map_err(Problem::from)?;
     let extra = Extra {

@@ -55,6 +55,7 @@ impl<'a> Making<'a> {
             poststop: spec.hooks.poststop.clone(),
             process: spec.process,
             transient,
+            seccomp: spec.seccomp.as_ref().map(|filter| filter.flags),
         };
         let mut making = Self {
             store,
@@ -68,7 +69,7 @@ impl<'a> Making<'a> {
         };
         store.save_first(&making.record)?;
         if let Some((program, _)) = &making.plan.seccomp {
-            save_filter(store, id, program)?;
+            store.save_filter(id, program)?;
         }
         making.doors = super::groups::enter(&mut making.plan.cgroup).inspect_err(|_| {
             // None is left of ours; one that is there is somebody else's.
@@ -187,11 +188,6 @@ impl Drop for Making<'_> {
         let _ = super::groups::end(&self.plan.cgroup);
         let _ = self.store.forget(&self.record.id);
     }
-}
-
-fn save_filter(store: &Store, id: &str, program: &[u8]) -> Result<(), Problem> {
-    let path = store.directory(id).join("seccomp.bpf");
-    fs::write(&path, program).map_err(|e| Problem::site(format!("{}: {e}", path.display())))
 }
 
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<(), Problem> {
