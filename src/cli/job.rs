@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Context;
-use super::say::rfc3339;
+use super::say::{out, rfc3339};
 use crate::policy::text::CText;
 use crate::problem::{Problem, Problems};
 use crate::request::bind::{self, Bind};
@@ -228,7 +228,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
             if context.explain {
                 return explain(context, &request);
             }
-            println!("{}", job::start(&base, &request, &warn)?);
+            out(format_args!("{}", job::start(&base, &request, &warn)?));
             Ok(0)
         }
         Verb::Exec(args) => {
@@ -276,28 +276,31 @@ fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, Problem> {
 
 fn list(all: &[Seen], as_json: bool) -> Result<i32, Refusal> {
     if as_json {
-        println!("{}", json(all)?);
+        out(format_args!("{}", json(all)?));
         return Ok(0);
     }
-    println!("{:<28} {:>6} {:>5}  {:<21} {:<9} BUNDLE", "JOB", "UID", "PROCS", "SINCE", "KEPT");
+    out(format_args!(
+        "{:<28} {:>6} {:>5}  {:<21} {:<9} BUNDLE",
+        "JOB", "UID", "PROCS", "SINCE", "KEPT"
+    ));
     for seen in all {
         let r = &seen.record;
         let kept = if r.persistent { "until end" } else { "while used" };
-        println!(
+        out(format_args!(
             "{:<28} {:>6} {:>5}  {:<21} {kept:<9} {}",
             r.id,
             r.uid,
             seen.processes,
             rfc3339(r.created),
             r.bundle
-        );
+        ));
     }
     Ok(0)
 }
 
 fn show(seen: &Seen, as_json: bool) -> Result<i32, Refusal> {
     if as_json {
-        println!("{}", json(seen)?);
+        out(format_args!("{}", json(seen)?));
         return Ok(0);
     }
     let r = &seen.record;
@@ -330,7 +333,7 @@ fn show(seen: &Seen, as_json: bool) -> Result<i32, Refusal> {
         ),
     ];
     for (name, value) in rows {
-        println!("{name:<22} {value}");
+        out(format_args!("{name:<22} {value}"));
     }
     Ok(0)
 }

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::Context;
+use super::say::out;
 use crate::host::Facts;
 use crate::problem::Problem;
 use crate::supervise::container::Refusal;
@@ -22,7 +23,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
             let facts = Facts::read()?;
             let text =
                 serde_json::to_string_pretty(&facts).map_err(|e| Problem::ours(e.to_string()))?;
-            println!("{text}");
+            out(format_args!("{text}"));
             Ok(0)
         }
         Verb::Gc if context.explain => {
@@ -37,7 +38,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
 
 fn collect(context: &Context) -> Result<i32, Refusal> {
     let found = stage::collect(&context.base(), &context.containers());
-    found.removed.iter().for_each(|what| println!("removed {what}"));
+    found.removed.iter().for_each(|what| out(format_args!("removed {what}")));
     if found.left.is_empty() {
         return Ok(0);
     }

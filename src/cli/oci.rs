@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Context;
-use super::say::rfc3339;
+use super::say::{out, rfc3339};
 use crate::policy::container::further::{self, Further};
 use crate::problem::Problem;
 use crate::record::container::Status;
 use crate::request::default_config::{For, default_config};
 use crate::request::user::UserIds;
-use crate::supervise::container::{self, ExecOptions, Refusal, StartOptions};
+use crate::supervise::container::{self, Refusal, StartOptions};
+use crate::supervise::exec::{self, ExecOptions};
 
 /// A verb that takes a container's id only.
 #[derive(Debug, Args)]
@@ -117,7 +118,7 @@ pub fn state(context: &Context, args: &Id) -> Result<i32, Refusal> {
     let record = store.load(&args.id)?;
     let text = serde_json::to_string_pretty(&record.state(store.status(&record)))
         .map_err(|e| Problem::ours(e.to_string()))?;
-    println!("{text}");
+    out(format_args!("{text}"));
     Ok(0)
 }
 
@@ -279,7 +280,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
         preserve_fds: args.preserve_fds,
         detach: args.detach,
     };
-    container::exec(&store, &args.id.id, &options)
+    exec::exec(&store, &args.id.id, &options)
 }
 
 #[derive(Debug, Args)]
@@ -296,7 +297,7 @@ pub fn list(context: &Context, args: &List) -> Result<i32, Refusal> {
     let store = context.containers();
     let records: Vec<_> = store.ids().iter().filter_map(|id| store.load(id).ok()).collect();
     if args.quiet {
-        records.iter().for_each(|r| println!("{}", r.id));
+        records.iter().for_each(|r| out(format_args!("{}", r.id)));
         return Ok(0);
     }
     let rows: Vec<_> = records.iter().map(|r| (r, store.status(r))).collect();
@@ -315,14 +316,14 @@ pub fn list(context: &Context, args: &List) -> Result<i32, Refusal> {
                 })
             })
             .collect();
-        println!("{}", serde_json::Value::from(all));
+        out(format_args!("{}", serde_json::Value::from(all)));
         return Ok(0);
     }
-    println!("{:<24} {:>8}  {:<9} {:<21} BUNDLE", "ID", "PID", "STATUS", "CREATED");
+    out(format_args!("{:<24} {:>8}  {:<9} {:<21} BUNDLE", "ID", "PID", "STATUS", "CREATED"));
     for (r, status) in rows {
         let (pid, created) = (r.state(status).pid, rfc3339(r.created));
         let name = Status::name(status);
-        println!("{:<24} {pid:>8}  {name:<9} {created:<21} {}", r.id, r.bundle.display());
+        out(format_args!("{:<24} {pid:>8}  {name:<9} {created:<21} {}", r.id, r.bundle.display()));
     }
     Ok(0)
 }

@@ -7,6 +7,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::problem::{Blame, Problem};
 
+/// A line on standard output. Whoever reads it may have heard enough and be
+/// gone, which is no error of ours.
+pub fn out(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The same on standard error.
+fn err(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Where messages go and how they look (`--log`, `--log-format`).
 #[derive(Debug, Clone, Default)]
 pub struct Voice {
@@ -24,16 +35,16 @@ impl Voice {
                 Blame::Kernel => " (the kernel)",
                 Blame::Denovo => " (an error of denovo itself; please report it)",
             };
-            eprintln!("denovo: {}{whose}", problem.message);
+            err(format_args!("denovo: {}{whose}", problem.message));
             if let Some(hint) = &problem.hint {
-                eprintln!("  hint: {hint}");
+                err(format_args!("  hint: {hint}"));
             }
             self.log("error", &problem.message);
         }
     }
 
     pub fn warn(&self, message: &str) {
-        eprintln!("denovo: warning: {message}");
+        err(format_args!("denovo: warning: {message}"));
         self.log("warning", message);
     }
 

@@ -28,7 +28,7 @@ pub struct Distribution {
     pub etc: Vec<String>,
     /// Those of [`Self::etc`] that not everybody may read.
     pub etc_private: Vec<String>,
-    /// Names in /sys that are shown to a job, where the node has them.
+    /// Whether there is an /opt, where sites install software.
     pub has_opt: bool,
     /// Bytes of memory.
     pub memory: u64,

@@ -33,6 +33,10 @@ pub struct Caller {
     pub capabilities: u64,
     /// CPUs of sched_getaffinity(2), ascending.
     pub cpus: Vec<u32>,
+    /// In a user namespace other than the node's first: capabilities there
+    /// say nothing about the node's control groups and devices.
+    #[serde(default)]
+    pub nested: bool,
 }
 
 /// The control group hierarchies that the caller sees.
@@ -121,6 +125,7 @@ impl Caller {
             groups: groups.into_iter().map(nix::unistd::Gid::as_raw).collect(),
             capabilities: effective.iter().fold(0, |mask, cap| mask | cap.bitmask()),
             cpus: affinity()?,
+            nested: nested(),
         })
     }
 
@@ -129,6 +134,14 @@ impl Caller {
     pub fn has(&self, capability: u8) -> bool {
         capability < 64 && self.capabilities >> capability & 1 == 1
     }
+}
+
+/// The first user namespace is the only one that maps every id to itself
+/// (user_namespaces(7)); a kernel without them has no other.
+fn nested() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let fields: Vec<&str> = map.split_ascii_whitespace().collect();
+    !fields.is_empty() && fields != ["0", "0", "4294967295"]
 }
 
 impl Cgroups {
@@ -227,7 +240,14 @@ mod tests {
 
     #[test]
     fn capabilities_are_looked_up_by_number() {
-        let caller = Caller { uid: 1, gid: 1, groups: vec![], capabilities: 1 << 21, cpus: vec![] };
+        let caller = Caller {
+            uid: 1,
+            gid: 1,
+            groups: vec![],
+            capabilities: 1 << 21,
+            cpus: vec![],
+            nested: false,
+        };
         assert!(caller.has(21) && !caller.has(22) && !caller.has(64));
     }
 }

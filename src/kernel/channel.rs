@@ -30,6 +30,7 @@ pub enum Word {
     Born = b'b' as isize,
     /// A sentence that goes with the failure that follows.
     Note = b'n' as isize,
+    Network = b'w' as isize,
 }
 
 /// What the starter hears.
@@ -135,6 +136,27 @@ impl Channel {
         }
     }
 
+    /// The network namespace to enter.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub fn say_network(&self, network: &OwnedFd) -> Result<(), Errno> {
+        send_with(&self.0, &[Word::Network as u8], &[network.as_raw_fd()])
+    }
+
+    /// Waits for the network namespace.
+    ///
+    /// # Errors
+    /// As [`Self::expect`].
+    pub fn expect_network(&self) -> Result<OwnedFd, Errno> {
+        let mut byte = [0u8; 1];
+        match receive_with(&self.0, &mut byte)? {
+            (0, _) => Err(Errno::EPIPE),
+            (_, mut fds) if byte[0] == Word::Network as u8 => fds.pop().ok_or(Errno::EPROTO),
+            _ => Err(Errno::EPROTO),
+        }
+    }
+
     /// Sends a text in one packet (the container's state, for hooks).
     ///
     /// # Errors
@@ -163,8 +185,9 @@ impl Channel {
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             match recvmsg::<()>(self.0.as_raw_fd(), &mut iov, Some(&mut space), flags) {
                 Ok(message) => break (message.bytes, first_descriptor(&message)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => return Ok(Heard::Closed),
+                // The other end closed before it read all that we said; the
+                // kernel tells so once, before what that one said itself.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(e) => return Err(e),
             }
         };

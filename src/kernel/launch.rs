@@ -108,7 +108,10 @@ pub fn launch_placed(
         envp: sys::PointerList::new(&program.env),
     });
     let body = |channel: &Channel| run_child(plan, doors, extra, executable.as_ref(), channel);
-    let new = plan.launch.new;
+    let mut new = plan.launch.new;
+    if plan.launch.network_aside {
+        new &= !(libc::CLONE_NEWNET as u64);
+    }
     let cgroup = doors.v2_dir.as_ref().map(AsFd::as_fd);
     if plan.launch.needs_stage() {
         return staged(plan, doors, (ours, theirs), &body, place);
@@ -137,9 +140,18 @@ fn adopt(
         if launch.new_user() {
             super::maps::write(pid, launch)?;
         }
+        if launch.network_aside {
+            match channel.say_network(&make_network()?) {
+                Ok(()) | Err(Errno::EPIPE) => {}
+                Err(errno) => return Err(Fault { call: "send", errno }.into()),
+            }
+        }
         place(pid).map_err(NotLaunched::NotPlaced)?;
-        channel.say(Word::Go).named("send")?;
-        Ok(pidfd)
+        match channel.say(Word::Go) {
+            // It failed already; why is still to be heard.
+            Ok(()) | Err(Errno::EPIPE) => Ok(pidfd),
+            Err(errno) => Err(Fault { call: "send", errno }.into()),
+        }
     };
     match prepared() {
         Ok(pidfd) => Ok(Born { pid, pidfd, channel }),
@@ -150,6 +162,24 @@ fn adopt(
             Err(error)
         }
     }
+}
+
+/// A new network namespace, made by this process, which then goes back to its
+/// own: hooks of the runtime's namespaces are to find themselves there.
+fn make_network() -> Result<OwnedFd, Fault> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sched::CloneFlags;
+    let current = || {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        open(c"/proc/self/ns/net", flags, nix::sys::stat::Mode::empty())
+            .named("open of the network namespace")
+    };
+    let own = current()?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET).named("unshare of the network namespace")?;
+    let new = current();
+    nix::sched::setns(own, CloneFlags::CLONE_NEWNET)
+        .named("setns back to the network namespace")?;
+    new
 }
 
 fn run_child(

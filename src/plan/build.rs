@@ -5,7 +5,7 @@ use super::inside::{Inside, Join};
 use super::{Launch, Plan, Program};
 use crate::host::Facts;
 use crate::policy::spec::{
-    Clocks, Device, Fixture, Kind, Namespace, Namespaces, Process, Root, Seccomp, Spec,
+    Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Seccomp, Spec,
 };
 use crate::policy::text::CText;
 use crate::problem::Problems;
@@ -28,11 +28,20 @@ pub struct Options {
 /// Every reason why the control groups cannot be as asked.
 pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Problems> {
     let cgroup = super::cgroup::plan(&spec.cgroup, facts)?;
-    let launch = launch(&spec.namespaces, spec.process.is_none());
+    let mut launch = launch(&spec.namespaces, spec.process.is_none());
+    // Worth it where there is another CPU to do it on; where it must belong
+    // to a new user namespace, only a process in there can make it.
+    launch.network_aside = launch.new & libc::CLONE_NEWNET as u64 != 0
+        && !launch.new_user()
+        && !launch.needs_stage()
+        // Or else the way back to the caller's own would be barred.
+        && !facts.caller.nested
+        && facts.caller.cpus.len() > 1;
     let mut inside = Vec::with_capacity(64);
     enter_steps(spec, &cgroup, options, &mut inside);
     root_steps(spec, facts, options, &mut inside);
-    seal_steps(spec, options, &mut inside);
+    seal_steps(spec, facts, options, &mut inside);
+    network_steps(spec, launch.network_aside, &mut inside);
     match &spec.process {
         Some(process) => {
             inside.extend(process_steps(process, spec.seccomp.as_ref(), options.await_start));
@@ -92,6 +101,7 @@ fn launch(namespaces: &Namespaces, own_init: bool) -> Launch {
         gid_map: namespaces.gid_map.clone(),
         deny_setgroups: namespaces.deny_setgroups,
         owner: namespaces.owner.clone(),
+        network_aside: false,
     }
 }
 
@@ -114,15 +124,57 @@ fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut
     if spec.process.is_none() && namespaces.time == Namespace::New {
         inside.push(Inside::NewClocks(namespaces.clocks.clone()));
     }
-    if namespaces.net == Namespace::New {
-        inside.push(Inside::Loopback);
-    }
     if let Some(name) = &spec.hostname {
         inside.push(Inside::Hostname(name.clone()));
     }
     if let Some(name) = &spec.domainname {
         inside.push(Inside::Domainname(name.clone()));
     }
+}
+
+/// The new network namespace, up and entered before the first step that
+/// depends on it: sysfs shows the network of the process that mounts it, and
+/// so do kernel settings. What is in /sys comes after everything else that is
+/// only placed in the root, so that there is time to make it.
+fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
+    if spec.namespaces.net != Namespace::New {
+        return;
+    }
+    let stops = |step: &Inside| {
+        use Inside::*;
+        matches!(
+            step,
+            RuntimeHooks
+                | ContainerHooks(_)
+                | Console { .. }
+                | Sysctl { .. }
+                | OomScore(_)
+                | ReadonlyRoot
+                | PivotRoot
+                | Chroot
+                | Init
+        )
+    };
+    let end = inside.iter().position(stops).unwrap_or(inside.len());
+    let rest = inside.split_off(end);
+    let (late, mut all): (Vec<_>, Vec<_>) = std::mem::take(inside).into_iter().partition(in_sys);
+    if aside {
+        all.push(Inside::EnterNetwork);
+    }
+    all.push(Inside::Loopback);
+    all.extend(late);
+    all.extend(rest);
+    *inside = all;
+}
+
+/// Whether a step only concerns what is in /sys.
+fn in_sys(step: &Inside) -> bool {
+    let path = match step {
+        Inside::Put(Fixture::Mount(mount)) => &mount.destination,
+        Inside::ReadonlyMount(path) | Inside::ReadonlyPath(path) | Inside::MaskedPath(path) => path,
+        _ => return false,
+    };
+    path.as_bytes() == b"/sys" || path.as_bytes().starts_with(b"/sys/")
 }
 
 /// The user that builds the root: 0 of the new user namespace where there is
@@ -146,19 +198,24 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     }
     inside.push(match &spec.root {
         Root::Directory { path, .. } => Inside::RootDirectory { path: path.clone() },
-        Root::Overlay { lower, writes } => {
-            Inside::RootOverlay { lower: lower.clone(), writes: writes.clone(), anchor }
-        }
+        Root::Overlay { lower, writes, own } => Inside::RootOverlay {
+            lower: lower.clone(),
+            writes: writes.clone(),
+            anchor,
+            own: own.clone(),
+            points: mount_points(&spec.fixtures),
+        },
         Root::Empty { writes } => Inside::RootEmpty { writes: writes.clone(), anchor },
     });
     for fixture in &spec.fixtures {
-        expand(fixture, facts, spec.namespaces.cgroup == Namespace::New, inside);
+        expand(fixture, facts, spec, inside);
     }
-    let devices: fn(Device) -> Inside = if spec.namespaces.user == Namespace::Shared {
-        Inside::MakeDevice
-    } else {
-        Inside::BindDevice
-    };
+    let devices: fn(Device) -> Inside =
+        if spec.namespaces.user == Namespace::Shared && !facts.caller.nested {
+            Inside::MakeDevice
+        } else {
+            Inside::BindDevice
+        };
     inside.extend(spec.devices.iter().cloned().map(devices));
     if spec.own_dev {
         inside.push(Inside::DeviceLinks);
@@ -169,6 +226,19 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
         let (rows, columns) = process.console_size.unwrap_or((0, 0));
         inside.push(Inside::Console { rows, columns });
     }
+}
+
+fn mount_points(fixtures: &[Fixture]) -> Vec<(CText, Option<CText>)> {
+    let mounts = fixtures.iter().filter_map(|f| match f {
+        Fixture::Mount(mount) => Some(mount),
+        _ => None,
+    });
+    mounts
+        .map(|mount| match &mount.source {
+            MountSource::Bind { path, .. } => (mount.destination.clone(), Some(path.clone())),
+            _ => (mount.destination.clone(), None),
+        })
+        .collect()
 }
 
 /// The root mount must not be shared while it is set up: mounts would show
@@ -183,19 +253,52 @@ fn first_propagation(wanted: u64) -> u64 {
 
 /// The mount type `cgroup` stands for what the node has: on cgroup v2 one
 /// mount, on v1 a tmpfs with one mount a hierarchy, as callers of runc expect.
-fn expand(fixture: &Fixture, facts: &Facts, own_namespace: bool, inside: &mut Vec<Inside>) {
-    if let Fixture::Mount(mount) = fixture
-        && matches!(mount.source, crate::policy::spec::MountSource::Cgroup)
-    {
-        let mounts = super::cgroup_mounts::mounts(mount, facts, own_namespace);
-        inside.extend(mounts.into_iter().map(Inside::Put));
-    } else {
+fn expand(fixture: &Fixture, facts: &Facts, spec: &Spec, inside: &mut Vec<Inside>) {
+    let Fixture::Mount(mount) = fixture else {
         inside.push(Inside::Put(fixture.clone()));
+        return;
+    };
+    match &mount.source {
+        MountSource::Cgroup => {
+            let own_namespace = spec.namespaces.cgroup == Namespace::New;
+            let path = spec.cgroup.path.as_deref();
+            let mounts = super::cgroup_mounts::mounts(mount, facts, own_namespace, path);
+            inside.extend(mounts.into_iter().map(Inside::Put));
+        }
+        // Further mounts and devices may be placed in it first.
+        MountSource::New { fstype, flags, .. }
+            if fstype.as_bytes() == b"tmpfs" && flags & libc::MS_RDONLY != 0 =>
+        {
+            let mut writable = mount.clone();
+            if let MountSource::New { flags, .. } = &mut writable.source {
+                *flags &= !libc::MS_RDONLY;
+            }
+            inside.push(Inside::Put(Fixture::Mount(writable)));
+        }
+        _ => inside.push(Inside::Put(fixture.clone())),
     }
 }
 
+/// See [`expand`]: those that are read-only at last.
+fn read_only_at_last(spec: &Spec, facts: &Facts) -> impl Iterator<Item = Inside> {
+    let one_mount = facts.cgroups.v1.is_empty();
+    spec.fixtures.iter().filter_map(move |fixture| {
+        let Fixture::Mount(mount) = fixture else { return None };
+        let readonly = match &mount.source {
+            MountSource::New { fstype, flags, .. } => {
+                fstype.as_bytes() == b"tmpfs" && flags & libc::MS_RDONLY != 0
+            }
+            MountSource::Cgroup => {
+                !one_mount && mount.attributes.set & libc::MOUNT_ATTR_RDONLY != 0
+            }
+            MountSource::Bind { .. } => false,
+        };
+        readonly.then(|| Inside::ReadonlyMount(mount.destination.clone()))
+    })
+}
+
 /// Hooks, masks and the way into the root.
-fn seal_steps(spec: &Spec, options: &Options, inside: &mut Vec<Inside>) {
+fn seal_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<Inside>) {
     if !spec.hooks.prestart.is_empty() || !spec.hooks.create_runtime.is_empty() {
         inside.push(Inside::RuntimeHooks);
     }
@@ -205,6 +308,7 @@ fn seal_steps(spec: &Spec, options: &Options, inside: &mut Vec<Inside>) {
     for (path, value) in &spec.sysctl {
         inside.push(Inside::Sysctl { path: path.clone(), value: value.clone() });
     }
+    inside.extend(read_only_at_last(spec, facts));
     inside.extend(spec.readonly_paths.iter().cloned().map(Inside::ReadonlyPath));
     inside.extend(spec.masked_paths.iter().cloned().map(Inside::MaskedPath));
     if let Some(score) = spec.process.as_ref().and_then(|p| p.oom_score_adj) {
@@ -300,9 +404,4 @@ pub fn program(process: &Process) -> Program {
             .collect()
     };
     Program { args: process.args.clone(), env: process.env.clone(), candidates }
-}
-
-/// Whether any clock is to be changed at all.
-pub fn changes_clocks(clocks: &Clocks) -> bool {
-    !matches!(clocks, Clocks::Offsets { monotonic: None, boottime: None })
 }

@@ -7,13 +7,21 @@ use crate::policy::text::CText;
 /// The mounts that show an environment its own control groups.
 ///
 /// With a cgroup namespace each hierarchy is mounted anew and shows the
-/// environment's group as its root (cgroup_namespaces(7)); without one the
-/// node's own view is bound in, read-only: an environment without a namespace
-/// must not write into the node's groups (CVE-2023-25809).
-pub fn mounts(wanted: &Mount, facts: &Facts, own_namespace: bool) -> Vec<Fixture> {
+/// environment's group as its root (cgroup_namespaces(7)); without one its
+/// group is bound in, read-only: an environment without a namespace must not
+/// write into the node's groups (CVE-2023-25809).
+///
+/// # Arguments
+/// * `path` - the environment's group below the mount of each hierarchy
+pub fn mounts(
+    wanted: &Mount,
+    facts: &Facts,
+    own_namespace: bool,
+    path: Option<&str>,
+) -> Vec<Fixture> {
     let MountSource::Cgroup = wanted.source else { return vec![Fixture::Mount(wanted.clone())] };
     if !own_namespace {
-        return vec![node_view(wanted)];
+        return path.map_or_else(Vec::new, |path| own_groups(wanted, facts, path));
     }
     let groups = &facts.cgroups;
     if groups.v1.is_empty() {
@@ -83,10 +91,34 @@ fn tmpfs(wanted: &Mount) -> Fixture {
     Fixture::Mount(Mount { source, attributes: MountAttributes::default(), ..wanted.clone() })
 }
 
-fn node_view(wanted: &Mount) -> Fixture {
-    let mut attributes = wanted.attributes;
-    attributes.set_recursive |= libc::MOUNT_ATTR_RDONLY;
-    let path = CText::lossy("/sys/fs/cgroup");
-    let source = MountSource::Bind { path, recursive: true };
-    Fixture::Mount(Mount { source, attributes, ..wanted.clone() })
+/// The environment's group in each hierarchy, bound where it is looked for.
+fn own_groups(wanted: &Mount, facts: &Facts, path: &str) -> Vec<Fixture> {
+    let groups = &facts.cgroups;
+    let bind = |mount: &std::path::Path, at: CText| {
+        let mut attributes = wanted.attributes;
+        attributes.set_recursive |= libc::MOUNT_ATTR_RDONLY;
+        let source = CText::lossy(mount.join(path).as_os_str().as_encoded_bytes());
+        let source = MountSource::Bind { path: source, recursive: true };
+        // A caller without groups of its own has none to show.
+        Fixture::Mount(Mount {
+            destination: at,
+            source,
+            attributes,
+            optional: true,
+            ..wanted.clone()
+        })
+    };
+    if groups.v1.is_empty() {
+        let v2 = groups.v2.iter();
+        return v2.map(|v2| bind(&v2.mount, wanted.destination.clone())).collect();
+    }
+    let mut fixtures = vec![tmpfs(wanted)];
+    for hierarchy in &groups.v1 {
+        let name = hierarchy.mount.file_name().map(|n| n.to_string_lossy().into_owned());
+        let at = below(&wanted.destination, &name.unwrap_or_default());
+        fixtures.push(bind(&hierarchy.mount, at));
+    }
+    fixtures
+        .extend(groups.v2.iter().map(|v2| bind(&v2.mount, below(&wanted.destination, "unified"))));
+    fixtures
 }

@@ -39,6 +39,11 @@ pub enum Inside {
         lower: CText,
         writes: Writes,
         anchor: CText,
+        /// Put into the upper layer before it is mounted: in a user
+        /// namespace nobody may write into directories of unmapped owners.
+        own: Vec<Fixture>,
+        /// Where something will be mounted, with the path that is bound there.
+        points: Vec<(CText, Option<CText>)>,
     },
     RootEmpty {
         writes: Writes,
@@ -58,6 +63,8 @@ pub enum Inside {
     /// Hooks that run in the runtime's namespaces: the parent takes over.
     RuntimeHooks,
     ContainerHooks(Vec<Hook>),
+    /// The network namespace that the parent has made meanwhile.
+    EnterNetwork,
     Loopback,
     Hostname(CText),
     Domainname(CText),
@@ -67,6 +74,8 @@ pub enum Inside {
     },
     ReadonlyPath(CText),
     MaskedPath(CText),
+    /// A tmpfs that is read-only once everything in it is placed.
+    ReadonlyMount(CText),
     ReadonlyRoot,
     PivotRoot,
     /// Enter the root without pivot_root(2) (`--no-pivot`).
@@ -115,9 +124,12 @@ impl fmt::Display for Inside {
             NewKeyring(name) => write!(f, "new session keyring {name}"),
             Detach(flags) => write!(f, "make every mount {}", propagation_name(*flags)),
             RootDirectory { path } => write!(f, "root: the directory {path}"),
-            RootOverlay { lower, writes, anchor } => {
-                write!(f, "root: overlay over {lower}, {} (built at {anchor})", writes_name(writes))
-            }
+            RootOverlay { lower, writes, anchor, own, .. } => write!(
+                f,
+                "root: overlay over {lower} with {} entries of its own, {} (built at {anchor})",
+                own.len(),
+                writes_name(writes)
+            ),
             RootEmpty { writes, anchor } => {
                 write!(f, "root: empty, {} (built at {anchor})", writes_name(writes))
             }
@@ -130,12 +142,14 @@ impl fmt::Display for Inside {
             Console { rows, columns } => write!(f, "terminal of {rows} rows, {columns} columns"),
             RuntimeHooks => f.write_str("hooks in the runtime's namespaces"),
             ContainerHooks(h) => write!(f, "{} createContainer hooks", h.len()),
+            EnterNetwork => f.write_str("enter the new network namespace"),
             Loopback => f.write_str("bring up the loopback interface"),
             Hostname(name) => write!(f, "hostname {name}"),
             Domainname(name) => write!(f, "domain name {name}"),
             Sysctl { path, value } => write!(f, "sysctl {path} = {value}"),
             ReadonlyPath(path) => write!(f, "read-only {path}"),
             MaskedPath(path) => write!(f, "mask {path}"),
+            ReadonlyMount(path) => write!(f, "read-only from here on: {path}"),
             ReadonlyRoot => f.write_str("root read-only"),
             PivotRoot => f.write_str("enter the root (pivot_root), let go of the old one"),
             Chroot => f.write_str("enter the root (chroot)"),

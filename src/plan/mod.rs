@@ -43,6 +43,9 @@ pub struct Launch {
     pub gid_map: Vec<IdMap>,
     pub deny_setgroups: bool,
     pub owner: Option<Owner>,
+    /// The network namespace is made by the parent while the child already
+    /// sets up its root: it takes as long as all of that.
+    pub network_aside: bool,
 }
 
 /// What is executed, with every place that PATH gives.
@@ -64,6 +67,7 @@ impl Launch {
             gid_map: Vec::new(),
             deny_setgroups: false,
             owner: None,
+            network_aside: false,
         }
     }
 
@@ -92,6 +96,9 @@ impl fmt::Display for Launch {
             )?;
         }
         write!(f, "clone into new namespaces: {}", namespace_names(self.new))?;
+        if self.network_aside {
+            f.write_str("; meanwhile make the network namespace")?;
+        }
         for (name, maps) in [("uid", &self.uid_map), ("gid", &self.gid_map)] {
             for m in maps {
                 write!(

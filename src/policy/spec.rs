@@ -45,7 +45,13 @@ pub enum Root {
     /// A directory, used as it is.
     Directory { path: CText, readonly: bool },
     /// An overlay over `lower`, which stays as it is; gone at the end.
-    Overlay { lower: CText, writes: Writes },
+    Overlay {
+        lower: CText,
+        writes: Writes,
+        /// Files and directories of this environment's own, in place of or
+        /// beside the image's.
+        own: Vec<Fixture>,
+    },
     /// An empty root, made up by the fixtures.
     Empty { writes: Writes },
 }
@@ -288,7 +294,7 @@ pub struct Seccomp {
 #[derive(Debug, Clone, Serialize)]
 pub struct Cgroup {
     /// Below the mount point of each hierarchy, without a leading slash,
-    /// such as `denovo/job-17`; `None`: no group is made.
+    /// such as `denovo-job-17`; `None`: no group is made.
     pub path: Option<String>,
     pub limits: super::limits::Limits,
     /// The caller may carry on when the groups cannot be made (a user without

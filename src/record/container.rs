@@ -40,6 +40,9 @@ pub struct Record {
     pub process: Option<Process>,
     /// The container removes itself when it ends (`run` in the foreground).
     pub transient: bool,
+    /// `SECCOMP_FILTER_FLAG_*` of its filter, which is kept beside this record.
+    #[serde(default)]
+    pub seccomp: Option<u32>,
 }
 
 fn text_of(record: &Record) -> Result<Vec<u8>, Problem> {
@@ -107,6 +110,31 @@ impl Store {
         self.root.join(id)
     }
 
+    /// Keeps the compiled filter for processes that `exec` adds.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn save_filter(&self, id: &str, program: &[u8]) -> Result<(), Problem> {
+        let path = self.directory(id).join("seccomp.bpf");
+        fs::write(&path, program).map_err(|e| unwritable(&path, &e))
+    }
+
+    /// The filter that [`Self::save_filter`] kept, with its flags; `None` for
+    /// a container that has none.
+    ///
+    /// # Errors
+    /// It cannot be read: then nothing may be executed, for it would run
+    /// unfiltered.
+    pub fn load_filter(&self, record: &Record) -> Result<Option<(Vec<u8>, u32)>, Problem> {
+        let Some(flags) = record.seccomp else { return Ok(None) };
+        let path = self.directory(&record.id).join("seccomp.bpf");
+        let program = fs::read(&path).map_err(|e| {
+            Problem::site(format!("{}: the container's filter cannot be read: {e}", path.display()))
+                .hint("without its filter nothing is executed in it; delete the container and make it anew")
+        })?;
+        Ok(Some((program, flags)))
+    }
+
     /// Where the process of a created container waits for `start`.
     pub fn start_socket(&self, id: &str) -> PathBuf {
         self.directory(id).join("start.sock")
@@ -118,14 +146,9 @@ impl Store {
     /// The id is taken, or the store cannot be written.
     pub fn claim(&self, id: &str, uid: u32) -> Result<(), Problem> {
         let dir = self.directory(id);
-        let make = || DirBuilder::new().mode(0o711).create(&dir);
-        let made = match make() {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                super::base::own_directory(&self.root, 0o711, uid)?;
-                make()
-            }
-            made => made,
-        };
+        // Who owns the directory above can put other records into place.
+        super::base::own_directory(&self.root, 0o711, uid)?;
+        let made = DirBuilder::new().mode(0o711).create(&dir);
         made.map_err(|e| match e.kind() {
             ErrorKind::AlreadyExists => Problem::user(format!(
                 "container with id {id:?} already exists in {}",
@@ -165,6 +188,15 @@ impl Store {
         let target = fs::read_link(self.directory(id).join("init")).ok()?;
         let (pid, started) = target.to_str()?.split_once(':')?;
         Some(ProcessName { pid: pid.parse().ok()?, started: started.parse().ok()? })
+    }
+
+    /// Whether an id is taken without a record: denovo was killed before it
+    /// wrote one, and so before it made anything else.
+    pub fn is_claimed_only(&self, id: &str) -> bool {
+        let dir = self.directory(id);
+        let own = nix::unistd::geteuid().as_raw();
+        dir.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == own)
+            && !dir.join("state.json").exists()
     }
 
     /// Writes a record so that a reader sees the old or the new one, whole.
@@ -245,11 +277,19 @@ impl Store {
 
     /// Where the container stands now.
     pub fn status(&self, record: &Record) -> Status {
+        let kept = || record.keeper.is_some_and(|k| k.alive());
         match &record.init {
-            None if record.keeper.is_some_and(|k| k.alive()) => Status::Creating,
+            None if kept() => Status::Creating,
             None => Status::Stopped,
             Some(init) if !init.alive() => Status::Stopped,
-            Some(_) if self.start_socket(&record.id).exists() => Status::Created,
+            // `create` lets go of the record only when all is made.
+            Some(_) if self.start_socket(&record.id).exists() => {
+                if kept() {
+                    Status::Creating
+                } else {
+                    Status::Created
+                }
+            }
             Some(_) => Status::Running,
         }
     }

@@ -85,6 +85,14 @@ impl ProcessDocument {
 /// # Errors
 /// One [`Problem`] with line and column.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], name: &Path) -> Result<(T, Vec<String>), Problem> {
+    // serde would take a list for a structure with its fields in order.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(Problem::user(format!(
+            "{}: line 1, column 1: a list, not an object",
+            name.display()
+        ))
+        .hint("see config.md of the OCI runtime specification"));
+    }
     let mut unknown = Vec::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let document = serde_ignored::deserialize(&mut json, |path| unknown.push(json_path(&path)))
@@ -155,7 +163,8 @@ fn read(file: &Path) -> Result<Vec<u8>, Problem> {
     let opened = open(file).map_err(|error| unreadable(file, &error))?;
     let metadata = opened.metadata().map_err(|error| unreadable(file, &error))?;
     if !metadata.is_file() {
-        return Err(Problem::user(format!("{}: not a regular file", file.display())));
+        return Err(Problem::user(format!("{}: not a regular file", file.display()))
+            .hint("denovo spec writes one to start from"));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(1 << 20));
     // One byte more than allowed shows that there is more.

@@ -31,6 +31,7 @@ pub const NAMESPACES: [(Kind, &std::ffi::CStr); 8] = [
 /// Runs as pid 1 until the monitor is gone; gives the exit code.
 pub fn main(monitor: &Channel) -> i32 {
     let Ok(signals) = settle(monitor) else { return 125 };
+    sys::shrink();
     loop {
         let mut fds = [
             PollFd::new(monitor.as_owned().as_fd(), PollFlags::POLLIN),

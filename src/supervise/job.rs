@@ -4,10 +4,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::container::{Refusal, connect};
+use super::container::Refusal;
 use super::monitor::{self, Orders};
 use super::protocol::{self, Entry, Parting, Reply, Request};
 use super::proxy::{Proxy, Signals};
+use super::sockets::connect;
 use super::stage;
 use super::terminal::Relay;
 use crate::host::distribution::Distribution;
@@ -43,6 +44,8 @@ pub struct Command {
 
 /// An open way into an environment.
 struct Joined {
+    jobs: Jobs,
+    id: String,
     socket: OwnedFd,
     entry: Entry,
     /// Namespaces, then doors.
@@ -74,7 +77,7 @@ pub fn run(
     for jobs in places(base) {
         if let Some(joined) = try_join(&jobs, &id)? {
             check_same(&id, request, &joined.entry, warn)?;
-            return execute(joined, &id, command, &signals, warn);
+            return execute(joined, command, &signals, warn);
         }
     }
     let jobs = Jobs::new(base);
@@ -90,7 +93,7 @@ pub fn run(
         }
     };
     drop(lock);
-    execute(joined, &id, command, &signals, warn)
+    execute(joined, command, &signals, warn)
 }
 
 /// `job start`: makes an environment that stays until `job end`.
@@ -120,7 +123,7 @@ pub fn exec(base: &Path, id: &str, command: &Command, warn: &dyn Fn(&str)) -> Re
     let signals = hold_signals()?;
     for jobs in places(base) {
         if let Some(joined) = try_join(&jobs, id)? {
-            return execute(joined, id, command, &signals, warn);
+            return execute(joined, command, &signals, warn);
         }
     }
     Err(absent(id).into())
@@ -257,7 +260,7 @@ fn try_join(jobs: &Jobs, id: &str) -> Result<Option<Joined>, Problem> {
         Ok(Some((Reply::Joined(entry), fds))) => {
             let expected = entry.namespaces.len() + entry.v1_doors + usize::from(entry.v2_door);
             if fds.len() == expected {
-                Ok(Some(Joined { socket, entry, fds }))
+                Ok(Some(Joined { jobs: jobs.clone(), id: id.to_owned(), socket, entry, fds }))
             } else {
                 Err(confused())
             }
@@ -573,30 +576,35 @@ fn seed() -> [u8; 32] {
 /// Runs the command inside and waits for it.
 fn execute(
     joined: Joined,
-    id: &str,
     command: &Command,
     signals: &Signals,
     warn: &dyn Fn(&str),
 ) -> Result<i32, Refusal> {
-    let Joined { socket, entry, fds } = joined;
+    let Joined { jobs, id, socket, entry, fds } = joined;
     let started = start_inside(&entry, fds, command, signals, &socket);
     let result = started.map(|(born, terminal, shares_group)| {
         let relay = terminal.map(Relay::new);
         Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals, shares_group }.wait()
     });
     let killed = result.as_ref().is_ok_and(|code| *code == 128 + libc::SIGKILL);
-    leave(&socket, (id, command.receipt.as_deref()), killed, warn)?;
+    let last = leave(&socket, (&id, command.receipt.as_deref()), killed, warn)?;
+    if last && jobs.load(&id).is_some_and(|r| !r.kept()) {
+        warn(&format!(
+            "something of job {id} could not be removed; denovo node gc tries again and names it"
+        ));
+    }
     result
 }
 
-/// Tells the monitor; the last one out waits until nothing is left.
+/// Tells the monitor; the last one out waits until nothing is left, and
+/// hears that it was the last.
 fn leave(
     socket: &OwnedFd,
     (id, receipt): (&str, Option<&Path>),
     killed: bool,
     warn: &dyn Fn(&str),
-) -> Result<(), Problem> {
-    match ask(socket, &Request::Leave) {
+) -> Result<bool, Problem> {
+    match ask(socket, &Request::Leave { report: killed || receipt.is_some() }) {
         Ok(Reply::Left(parting)) => {
             if parting.last {
                 wait_closed(socket);
@@ -604,11 +612,12 @@ fn leave(
             if parting.last || killed {
                 tell(&parting, warn);
             }
-            write_receipt(receipt, id, &parting)
+            write_receipt(receipt, id, &parting)?;
+            Ok(parting.last)
         }
         Ok(_) => Err(confused()),
         // Ended meanwhile by `job end`, which was told everything.
-        Err(_) => Ok(()),
+        Err(_) => Ok(false),
     }
 }
 

@@ -2,11 +2,14 @@
 //! and its init.
 
 pub mod container;
+pub mod exec;
 pub mod groups;
 pub mod init;
 pub mod job;
+pub mod making;
 pub mod monitor;
 pub mod protocol;
 pub mod proxy;
+pub mod sockets;
 pub mod stage;
 pub mod terminal;

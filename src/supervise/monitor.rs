@@ -49,7 +49,10 @@ struct Client {
 
 struct Monitor {
     orders: Orders,
+    /// For us and for root.
     doors: Doors,
+    /// For the environment's user, opened when the first of theirs joins.
+    user_doors: Option<Doors>,
     born: Born,
     /// Those that are not the node's own, in the order of entering.
     namespaces: Vec<(Kind, OwnedFd)>,
@@ -174,7 +177,7 @@ impl Monitor {
             .map_err(|f| refuse(&orders.plan, &f))
             .and_then(|namespaces| {
                 let path = orders.jobs.socket(&orders.record.id);
-                let listener = super::container::listen(&path)?;
+                let listener = super::sockets::listen(&path)?;
                 open_to(&path, orders.record.uid)?;
                 orders.jobs.save(&orders.record)?;
                 Ok((namespaces, listener))
@@ -182,7 +185,16 @@ impl Monitor {
         match raised {
             Ok((namespaces, listener)) => {
                 let (clients, waiting) = (Vec::new(), Vec::new());
-                Ok(Self { orders, doors, born, namespaces, listener, clients, waiting })
+                Ok(Self {
+                    orders,
+                    doors,
+                    user_doors: None,
+                    born,
+                    namespaces,
+                    listener,
+                    clients,
+                    waiting,
+                })
             }
             Err(problems) => {
                 let _ = sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
@@ -286,7 +298,9 @@ impl Monitor {
             Ok(Some((Request::Join, _))) => self.let_in(index),
             Ok(Some((Request::Place { pid }, _))) => self.place(index, pid),
             Ok(Some((Request::Show, _))) => self.show(index),
-            Ok(Some((Request::Leave, _))) => return self.let_out(index, true),
+            Ok(Some((Request::Leave { report }, _))) => {
+                return self.let_out(index, Some(report));
+            }
             Ok(Some((Request::End, _))) => {
                 let reply = Reply::Ending(self.parting(true));
                 let client = self.clients.swap_remove(index);
@@ -294,7 +308,7 @@ impl Monitor {
                 self.waiting.push(client.socket);
                 return true;
             }
-            Ok(None) | Err(_) => return self.let_out(index, false),
+            Ok(None) | Err(_) => return self.let_out(index, None),
         }
         false
     }
@@ -304,14 +318,20 @@ impl Monitor {
         let own = self.orders.record.uid;
         // What root opened, root may use; a user goes through doors of its own.
         let opener = (uid != 0 && nix::unistd::geteuid().is_root()).then_some(uid);
-        let plan = &self.orders.plan.cgroup;
-        let doors = match cgroup::open_doors(plan, opener) {
-            Ok(doors) => doors,
-            Err(error) => {
-                let why = Problem::from(error).message;
-                let _ = protocol::say(&self.clients[index].socket, &Reply::Refused { why }, &[]);
-                return;
+        if opener.is_some() && self.user_doors.is_none() {
+            match cgroup::open_doors(&self.orders.plan.cgroup, opener) {
+                Ok(doors) => self.user_doors = Some(doors),
+                Err(error) => {
+                    let why = Problem::from(error).message;
+                    let refused = Reply::Refused { why };
+                    let _ = protocol::say(&self.clients[index].socket, &refused, &[]);
+                    return;
+                }
             }
+        }
+        let doors = match &self.user_doors {
+            Some(doors) if opener.is_some() => doors,
+            _ => &self.doors,
         };
         // A user's clone may only go straight into a v2 group below one that
         // is delegated to that user; else we move the process.
@@ -361,12 +381,15 @@ impl Monitor {
     }
 
     /// Counts a client out; the last one out ends what nobody asked to keep.
-    fn let_out(&mut self, index: usize, polite: bool) -> bool {
+    /// `report`: whether it wants to hear what was used, which takes reading
+    /// a dozen files; `None` when it is gone already.
+    fn let_out(&mut self, index: usize, report: Option<bool>) -> bool {
         let client = self.clients.swap_remove(index);
         let others = self.clients.iter().any(|c| c.joined);
         let last = client.joined && !others && !self.orders.record.persistent;
-        if polite {
-            let _ = protocol::say(&client.socket, &Reply::Left(self.parting(last)), &[]);
+        if let Some(report) = report {
+            let parting = if last || report { self.parting(last) } else { Parting::default() };
+            let _ = protocol::say(&client.socket, &Reply::Left(parting), &[]);
             if last {
                 self.waiting.push(client.socket);
             }
@@ -392,7 +415,7 @@ impl Monitor {
         // is gone (pid_namespaces(7)).
         let _ = super::proxy::exit_code(self.born.pid);
         self.namespaces.clear();
-        drop((self.listener, self.doors));
+        drop((self.listener, self.doors, self.user_doors));
         stage::take_back(&self.orders.jobs, &self.orders.record);
         drop(self.waiting);
     }

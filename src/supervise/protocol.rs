@@ -24,8 +24,10 @@ pub enum Request {
     Place {
         pid: i32,
     },
-    /// My process has ended.
-    Leave,
+    /// My process has ended; `report`: tell me what was used.
+    Leave {
+        report: bool,
+    },
     /// End the environment.
     End,
     Show,

@@ -37,6 +37,9 @@ impl Signals {
     }
 }
 
+/// A tenth of a second, in milliseconds.
+const SETTLE_AFTER: u16 = 100;
+
 /// One process inside and what belongs to it out here.
 pub struct Proxy<'a> {
     pub pid: i32,
@@ -51,11 +54,14 @@ pub struct Proxy<'a> {
 impl Proxy<'_> {
     /// Waits until the process ends; gives its exit code, 128+n for signal n.
     pub fn wait(mut self) -> i32 {
-        loop {
-            let ended = self.turn();
-            if ended {
-                break;
-            }
+        // What ends at once needs no room made for it; what goes on may go
+        // on for days.
+        let mut ended = self.turn(PollTimeout::from(SETTLE_AFTER));
+        if !ended {
+            sys::shrink();
+        }
+        while !ended {
+            ended = self.turn(PollTimeout::NONE);
         }
         if let Some(relay) = &self.relay {
             relay.drain();
@@ -65,7 +71,7 @@ impl Proxy<'_> {
 
     /// Sleeps until something happens and handles it; true once the process
     /// ended.
-    fn turn(&mut self) -> bool {
+    fn turn(&mut self, timeout: PollTimeout) -> bool {
         let stdin = std::io::stdin();
         let mut fds = vec![
             PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN),
@@ -77,7 +83,7 @@ impl Proxy<'_> {
                 fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
             }
         }
-        if poll(&mut fds, PollTimeout::NONE).is_err() {
+        if poll(&mut fds, timeout).is_err() {
             return false;
         }
         let ready: Vec<bool> =
@@ -94,7 +100,26 @@ impl Proxy<'_> {
                 self.relay = None;
             }
         }
+        if self.relay.as_ref().is_some_and(Relay::vanished) {
+            self.hang_up();
+        }
         ready[0]
+    }
+
+    /// The caller's terminal is gone, so the one inside goes too. The kernel
+    /// then sends SIGHUP, but never ends a namespace's first process by a
+    /// signal that it left at its default; we do in its place.
+    fn hang_up(&mut self) {
+        self.relay = None;
+        // Standard error may be a file, or the terminal that is no more.
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"denovo: the terminal is gone, so the program that used it is ended\n  hint: start it in tmux or screen, or without a terminal (stdin from /dev/null)\n",
+        );
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGHUP);
+        if by_default(self.pid, libc::SIGHUP) {
+            let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        }
     }
 
     fn pass_signals(&mut self) {
@@ -119,6 +144,18 @@ impl Proxy<'_> {
             }
         }
     }
+}
+
+/// Whether the process neither catches nor ignores a signal (proc(5),
+/// /proc/PID/status).
+fn by_default(pid: i32, signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let set = |name: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    let handled = set("SigCgt:").zip(set("SigIgn:")).map(|(caught, ignored)| caught | ignored);
+    handled.is_some_and(|set| set & 1 << (signal - 1) == 0)
 }
 
 /// Stops as the job control of a shell expects it of the process it started.

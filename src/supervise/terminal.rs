@@ -37,6 +37,12 @@ impl Relay {
         self.master.as_fd()
     }
 
+    /// Whether the caller's terminal is gone: in raw mode nothing else ends
+    /// its input.
+    pub fn vanished(&self) -> bool {
+        self.before.is_some() && !self.reads_input
+    }
+
     /// Hands the caller's window size on (SIGWINCH).
     pub fn resize(&self) {
         let stdin = std::io::stdin();

@@ -42,7 +42,7 @@ fn memory_pids_and_cpu_are_set() {
             "cpu": {"quota": 25_000, "period": 50_000, "shares": 512, "cpus": "0"},
         }),
     );
-    let path = format!("denovo/{id}");
+    let path = format!("denovo-{id}");
     for (controller, file, value) in [
         ("memory", "memory.limit_in_bytes", "33554432"),
         ("pids", "pids.max", "42"),
@@ -126,7 +126,7 @@ fn a_path_that_goes_up_is_refused() {
 
 #[test]
 fn a_group_that_two_containers_name_is_not_shared_unnoticed() {
-    let test = "a_group_that_two_containers_name";
+    let test = "a_group_that_two_containers_name_is_not_shared_unnoticed";
     let Some(case) = Case::root(test) else { return };
     let path = format!("denovo/{}-both", case.name);
     let (first, _) = case.sleeper("a", |config| config["linux"]["cgroupsPath"] = json!(path));

@@ -6,8 +6,13 @@ mod common;
 
 mod capabilities;
 mod devices;
+mod exec;
+mod hooks;
+mod life;
 mod limits;
 mod mounts;
 mod namespaces;
 mod process;
 mod seccomp;
+mod signals;
+mod terminal;

@@ -64,7 +64,11 @@ fn data_of_a_file_system_reaches_it() {
 
 #[test]
 fn a_bind_has_its_own_flags_and_a_plain_one_leaves_what_is_below_out() {
-    let Some(case) = Case::root("a_bind_has_its_own_flags") else { return };
+    let Some(case) =
+        Case::root("a_bind_has_its_own_flags_and_a_plain_one_leaves_what_is_below_out")
+    else {
+        return;
+    };
     let source = outer(&case);
     for (kind, below) in [("bind", 0), ("rbind", 1)] {
         let script = "ls /mnt | tr '\\n' ' '; ls /mnt/below | wc -l; grep ' /mnt ' /proc/self/mountinfo; \
@@ -356,4 +360,46 @@ fn a_root_that_shares_the_node_s_propagation_leaks_nothing() {
     run.arg("sh").arg(crate::common::binary(false)).arg("--root").arg(case.state());
     run.args(["run", "-b", bundle.to_str().unwrap(), &case.id("a")]);
     case.finish(run).expect(0, "shared root");
+}
+
+#[test]
+fn a_destination_that_is_swapped_meanwhile_leads_nowhere_else() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let Some(case) = Case::root("a_destination_that_is_swapped_meanwhile_leads_nowhere_else")
+    else {
+        return;
+    };
+    // CVE-2021-30465, CVE-2024-45310: another container that shares the
+    // root exchanges a directory and a link to the node's.
+    let canary = case.directory("canary");
+    let bundle = case.bundle(|config| {
+        config["root"]["readonly"] = json!(false);
+        add_mount(config, json!({"destination": "/a/new/sub", "type": "tmpfs", "source": "x"}));
+        add_mount(
+            config,
+            json!({"destination": "/a/bound", "source": canary, "options": ["bind", "ro"]}),
+        );
+        crate::common::shell(config, "ls /a/new/sub; ls /a/bound");
+    });
+    let (a, b) = (bundle.join("rootfs/a"), bundle.join("rootfs/b"));
+    fs::create_dir(&a).unwrap();
+    symlink(&canary, &b).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+            while !stop.load(Ordering::Relaxed) {
+                renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE).unwrap();
+            }
+        });
+        let found: Vec<String> = (0..60)
+            .map(|_| {
+                case.run_bundle(&bundle);
+                let made = fs::read_dir(&canary).unwrap().flatten();
+                made.map(|e| e.path().display().to_string()).collect::<String>()
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(found.concat(), "", "made on the node");
+    });
 }

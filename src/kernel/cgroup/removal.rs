@@ -66,11 +66,15 @@ pub(super) fn remove_group(at: &Place, patience: Duration) -> Result<(), CgroupE
     }
 }
 
-/// Removes a group that others may use, when nobody does.
+/// Removes a group that others may use, when nobody does. One that is not
+/// the caller's to remove (it was delegated) stays.
 pub(super) fn remove_if_empty(at: &Place) -> Result<(), CgroupError> {
     let Some((above, name)) = parent(at)? else { return Ok(()) };
     match above.remove(name) {
-        Ok(()) | Err(Errno::ENOENT | Errno::EBUSY | Errno::ENOTEMPTY) => Ok(()),
+        Ok(())
+        | Err(Errno::ENOENT | Errno::EBUSY | Errno::ENOTEMPTY | Errno::EACCES | Errno::EPERM) => {
+            Ok(())
+        }
         Err(errno) => Err(CgroupError::Remove { at: at.clone(), errno, pids: Vec::new() }),
     }
 }

@@ -14,12 +14,9 @@ pub(super) fn setup_user(uid: u32, gid: u32) -> Result<(), Fault> {
     // Groups stay: an unprivileged gid map forbids setgroups(2), and those
     // that are not mapped give no more than the caller has anyway.
     sys::setgid_all(gid).named("setresgid in the user namespace")?;
-    sys::setuid_all(uid).named("setresuid in the user namespace")?;
-    // Changing ids cleared the effective set when uid is not 0; what the new
-    // namespace grants is still permitted only with PR_SET_KEEPCAPS, which a
-    // fresh namespace's first process does not need: setresuid(2) to the uid
-    // it already has changes nothing.
-    Ok(())
+    // Capabilities of the new namespace survive this: it is to the uid that
+    // this process has already, or to 0.
+    sys::setuid_all(uid).named("setresuid in the user namespace")
 }
 
 /// setsid(2); a process that already leads a group stays as it is.

@@ -1,10 +1,8 @@
-//! OCI hooks of the container's namespaces, and copying into a fresh tmpfs.
-
-use std::os::fd::BorrowedFd;
+//! OCI hooks of the container's namespaces.
 
 use nix::errno::Errno;
 
-use super::{Channel, Fault, Named, sys};
+use super::{Channel, Fault, Named};
 use crate::policy::spec::Hook;
 
 /// The parent sends the state that hooks read; runs them one by one.
@@ -19,11 +17,4 @@ pub(super) fn run(channel: &Channel, hooks: &[Hook]) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-/// Copies what the image has at a mount point into the tmpfs that covers it
-/// (mount option `tmpcopyup`), with owners, modes and links.
-pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Fault> {
-    let _ = (from, to, sys::getcwd);
-    Err(Fault { call: "tmpcopyup", errno: Errno::EOPNOTSUPP })
 }

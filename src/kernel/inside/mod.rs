@@ -4,6 +4,7 @@
 //! plan is complete, and reports a failure as step, errno and call.
 
 mod become_process;
+mod copy_up;
 mod hooks;
 mod links;
 mod place;
@@ -18,6 +19,7 @@ use nix::errno::Errno;
 use super::channel::{Channel, Word};
 use super::{files, sys};
 use crate::plan::inside::Inside;
+use crate::policy::spec::Hook;
 use crate::policy::text::CText;
 
 pub use place::write_fd_path;
@@ -138,8 +140,8 @@ impl<'a> Child<'a> {
                 sys::mount(None, c"/", None, *flags, None).named("mount propagation of /")
             }
             Inside::RootDirectory { path } => self.root_directory(path),
-            Inside::RootOverlay { lower, writes, anchor } => {
-                self.root_overlay(lower, writes, anchor)
+            Inside::RootOverlay { lower, writes, anchor, own, points } => {
+                self.root_overlay(lower, writes, anchor, own, points)
             }
             Inside::RootEmpty { writes, anchor } => self.root_empty(writes, anchor),
             Inside::Put(fixture) => self.put(fixture),
@@ -148,15 +150,16 @@ impl<'a> Child<'a> {
             Inside::DeviceLinks => self.device_links(),
             Inside::Console { rows, columns } => self.console(*rows, *columns),
             Inside::RuntimeHooks => self.runtime_hooks(),
-            Inside::ContainerHooks(list) | Inside::StartHooks(list) => {
-                hooks::run(self.channel, list)
-            }
+            Inside::ContainerHooks(list) => hooks::run(self.channel, list),
+            Inside::StartHooks(list) => self.start_hooks(list),
+            Inside::EnterNetwork => self.enter_network(),
             Inside::Loopback => become_process::loopback(),
             Inside::Hostname(name) => nix::unistd::sethostname(name.as_path()).named("sethostname"),
             Inside::Domainname(name) => become_process::domainname(name),
             Inside::Sysctl { path, value } => seal::sysctl(path, value),
             Inside::ReadonlyPath(path) => self.readonly_path(path),
             Inside::MaskedPath(path) => self.masked_path(path),
+            Inside::ReadonlyMount(path) => self.readonly_mount(path),
             Inside::ReadonlyRoot => self.readonly_root(),
             Inside::PivotRoot => self.pivot_root(),
             Inside::Chroot => self.chroot(),
@@ -196,6 +199,11 @@ impl<'a> Child<'a> {
         Ok(())
     }
 
+    fn enter_network(&self) -> Result<(), Fault> {
+        let network = self.channel.expect_network().named("wait for the network namespace")?;
+        nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).named("setns")
+    }
+
     pub(super) fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
         self.root.as_ref().map(AsFd::as_fd).ok_or(Fault { call: "root", errno: Errno::EBADF })
     }
@@ -216,6 +224,18 @@ impl<'a> Child<'a> {
         self.channel.say(Word::Created).named("send")?;
         self.starter = Some(super::channel::accept(listener).named("accept a start")?);
         Ok(())
+    }
+
+    /// The state comes from whoever waits for the start: `create` is long
+    /// gone when `start` has come.
+    fn start_hooks(&self, list: &[Hook]) -> Result<(), Fault> {
+        match &self.starter {
+            None => hooks::run(self.channel, list),
+            Some(fd) => {
+                let fd = nix::unistd::dup(fd).named("dup")?;
+                hooks::run(&Channel::from(fd), list)
+            }
+        }
     }
 
     /// The connection of the `start` that this process was released by.

@@ -142,7 +142,7 @@ impl Child<'_> {
         if *copy_up || wanted.set | wanted.clear != 0 {
             let new = self.open_in_root(mount.destination.as_c_str(), libc::O_PATH, 0)?;
             if *copy_up {
-                super::hooks::copy_up(target.as_fd(), new.as_fd())?;
+                super::copy_up::copy_up(target.as_fd(), new.as_fd())?;
             }
             if wanted.set | wanted.clear != 0 {
                 set_attributes(new.as_fd(), wanted.set, wanted.clear, false)?;
@@ -181,6 +181,9 @@ impl Child<'_> {
             Err(Fault { errno: Errno::ENOENT, .. }) => {}
             result => return result,
         }
+        if let Some(made) = self.make_in_place(path, kind) {
+            return Ok(made);
+        }
         let path = self.past_dangling_links(path)?;
         let (parent, name) = self.open_parent(&path)?;
         match kind {
@@ -206,6 +209,32 @@ impl Child<'_> {
             sys::resolve::BENEATH,
         )
         .named("openat2")
+    }
+
+    /// What is missing in a directory that is there: most of the time.
+    fn make_in_place(&self, path: &CStr, kind: Target) -> Option<OwnedFd> {
+        let bytes = path.to_bytes();
+        let cut = bytes.iter().rposition(|b| *b == b'/')?;
+        let mut above = super::root::Buffer::new();
+        above.push(&bytes[..cut.max(1)]);
+        let name = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[cut + 1..]).ok()?;
+        if cut >= 250 || name.is_empty() {
+            return None;
+        }
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let above =
+            sys::openat2(self.root().ok()?, above.text(), flags, 0, sys::resolve::IN_ROOT).ok()?;
+        match kind {
+            Target::Directory => {
+                nix::sys::stat::mkdirat(&above, name, Mode::from_bits_truncate(0o755)).ok()?;
+            }
+            Target::File => {
+                let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDONLY;
+                drop(sys::openat2(above.as_fd(), name, flags, 0o644, 0).ok()?);
+            }
+        }
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        sys::openat2(above.as_fd(), name, flags, 0, sys::resolve::BENEATH).ok()
     }
 
     /// The directory that holds the last component, made when missing, and
@@ -309,10 +338,17 @@ impl Child<'_> {
     pub(super) fn make_device(&self, device: &Device) -> Result<(), Fault> {
         let (parent, name) = self.open_parent(device.path.as_c_str())?;
         let number = libc::makedev(device.major, device.minor);
-        match sys::mknodat(parent.as_fd(), name, device.kind | device.mode, number) {
+        let before = nix::sys::stat::umask(Mode::empty());
+        let made = sys::mknodat(parent.as_fd(), name, device.kind | device.mode, number);
+        nix::sys::stat::umask(before);
+        match made {
             Ok(()) => {}
             Err(Errno::EEXIST) => return Ok(()),
             Err(errno) => return Err(Fault { call: "mknod", errno }),
+        }
+        // Whoever makes it here is root, and has made it root's.
+        if (device.uid, device.gid) == (0, 0) {
+            return Ok(());
         }
         let node = sys::openat2(
             parent.as_fd(),
@@ -322,8 +358,9 @@ impl Child<'_> {
             sys::resolve::BENEATH,
         )
         .named("open of the new device")?;
-        files::chmod(node.as_fd(), device.mode).named("chmod")?;
-        files::chown(node.as_fd(), device.uid, device.gid).named("chown")
+        files::chown(node.as_fd(), device.uid, device.gid).named("chown")?;
+        // Giving it away cleared what set-user-ID bits the mode had.
+        files::chmod(node.as_fd(), device.mode).named("chmod")
     }
 
     pub(super) fn bind_device(&mut self, device: &Device) -> Result<(), Fault> {

@@ -6,9 +6,10 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
+use super::place::Target;
 use super::place::write_fd_path;
 use super::{Child, Fault, Named, files, open_path, sys};
-use crate::policy::spec::{LayeredFile, Writes};
+use crate::policy::spec::{Fixture, LayeredFile, Writes};
 use crate::policy::text::CText;
 
 impl Child<'_> {
@@ -41,6 +42,8 @@ impl Child<'_> {
         lower: &CText,
         writes: &Writes,
         anchor: &CText,
+        own: &[Fixture],
+        points: &[(CText, Option<CText>)],
     ) -> Result<(), Fault> {
         let lower = open_path(lower)?;
         let base = self.open_base(writes, anchor)?;
@@ -49,9 +52,32 @@ impl Child<'_> {
         }
         let (upper, work, merged) =
             (part(&base, c"upper")?, part(&base, c"work")?, part(&base, c"root")?);
+        // Not yet mounted, the upper layer is a root like any other.
+        self.root = Some(upper);
+        for fixture in own {
+            self.put(fixture)?;
+        }
+        self.make_points(&lower, points)?;
+        let upper = part(&base, c"upper")?;
         mount_overlay(&lower, &upper, &work, &merged)?;
         self.root = Some(part(&base, c"root")?);
         self.base = Some(base);
+        Ok(())
+    }
+
+    /// Mount points that the image does not have.
+    fn make_points(&self, lower: &OwnedFd, points: &[(CText, Option<CText>)]) -> Result<(), Fault> {
+        for (at, source) in points {
+            let flags = libc::O_PATH;
+            if sys::openat2(lower.as_fd(), at.as_c_str(), flags, 0, sys::resolve::IN_ROOT).is_ok() {
+                continue;
+            }
+            let is_file = source.as_ref().is_some_and(|path| {
+                open_path(path).is_ok_and(|fd| files::is_directory(fd.as_fd()) == Ok(false))
+            });
+            let kind = if is_file { Target::File } else { Target::Directory };
+            self.make_target(at.as_c_str(), kind)?;
+        }
         Ok(())
     }
 
@@ -102,7 +128,7 @@ impl Child<'_> {
             files::chmod(new.as_fd(), file.mode).named("chmod")?;
             super::place::write_all(&new, &file.contents)?;
         }
-        let merged = self.make_target(path.as_c_str(), super::place::Target::Directory)?;
+        let merged = self.make_target(path.as_c_str(), Target::Directory)?;
         mount_overlay(&lower, &upper, &work, &merged)
     }
 

@@ -17,6 +17,12 @@ impl Child<'_> {
         sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
     }
 
+    /// A mount that had to be written to until everything in it was placed.
+    pub(super) fn readonly_mount(&mut self, path: &CText) -> Result<(), Fault> {
+        let mount = self.open_in_root(path.as_c_str(), libc::O_PATH, 0)?;
+        super::place::set_attributes(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, false)
+    }
+
     /// OCI `linux.maskedPaths`: an empty read-only directory or the null
     /// device on top.
     pub(super) fn masked_path(&mut self, path: &CText) -> Result<(), Fault> {

@@ -3,6 +3,13 @@
 //! invariant makes it sound.
 
 pub mod bpf;
+mod memory;
+mod mount;
+mod terminal;
+
+pub use memory::{prefault, set_command_line, set_process_name, shrink};
+pub use mount::{attach, clone_tree, mknodat, mount, mount_setattr, pivot_here};
+pub use terminal::{pty_peer, set_controlling_terminal, set_window_size, window_size};
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -94,6 +101,9 @@ pub mod resolve {
     pub const IN_ROOT: u64 = 0x10;
 }
 
+/// How often openat2(2) is tried again.
+const TRIES: usize = 1000;
+
 /// openat2(2): opens `path` below `dir` as `resolve` allows.
 ///
 /// # Errors
@@ -107,135 +117,25 @@ pub fn openat2(
 ) -> Result<OwnedFd, Errno> {
     let how =
         OpenHow { flags: (flags | libc::O_CLOEXEC) as u32 as u64, mode: mode as u64, resolve };
-    // SAFETY: path is NUL-terminated, how has the size given; both outlive the call.
-    owned(unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            dir.as_raw_fd(),
-            path.as_ptr(),
-            &raw const how,
-            std::mem::size_of::<OpenHow>(),
-        )
-    })
-}
-
-/// open_tree(2) with `OPEN_TREE_CLONE`: a detached copy of the mount at
-/// `path` (of `dir` itself when `path` is empty).
-///
-/// # Errors
-/// As open_tree(2).
-pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
-    if recursive {
-        flags |= libc::AT_RECURSIVE as u32;
+    // Where `..` is on the way, any rename or mount on the node meanwhile
+    // makes the kernel ask for another try; somebody who renames without end
+    // must not hold us up for ever.
+    for _ in 0..TRIES {
+        // SAFETY: path is NUL-terminated, how has the size given; both outlive the call.
+        let opened = owned(unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                path.as_ptr(),
+                &raw const how,
+                std::mem::size_of::<OpenHow>(),
+            )
+        });
+        if opened.as_ref().err() != Some(&Errno::EAGAIN) {
+            return opened;
+        }
     }
-    if path.is_empty() {
-        flags |= libc::AT_EMPTY_PATH as u32;
-    }
-    // SAFETY: path is NUL-terminated and outlives the call.
-    owned(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
-}
-
-/// move_mount(2): attaches the detached mount `from` on `to`, both by descriptor.
-///
-/// # Errors
-/// As move_mount(2).
-pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
-    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
-    // SAFETY: both paths are empty literals; descriptors are borrowed for the call.
-    let rc = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            from.as_raw_fd(),
-            c"".as_ptr(),
-            to.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-        )
-    };
-    Errno::result(rc).map(drop)
-}
-
-#[repr(C)]
-struct MountAttr {
-    attr_set: u64,
-    attr_clr: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
-
-/// mount_setattr(2) on the mount that `mount` is the root of.
-///
-/// `set` and `clear` are `MOUNT_ATTR_*`.
-///
-/// # Errors
-/// As mount_setattr(2); `ENOSYS` before Linux 5.12.
-pub fn mount_setattr(
-    mount: BorrowedFd<'_>,
-    set: u64,
-    clear: u64,
-    recursive: bool,
-) -> Result<(), Errno> {
-    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: attr has the size given and outlives the call; the path is a literal.
-    let rc = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attr,
-            std::mem::size_of::<MountAttr>(),
-        )
-    };
-    Errno::result(rc).map(drop)
-}
-
-/// mount(2) with the data and flags as they stand.
-///
-/// # Errors
-/// As mount(2).
-pub fn mount(
-    source: Option<&CStr>,
-    target: &CStr,
-    fstype: Option<&CStr>,
-    flags: u64,
-    data: Option<&CStr>,
-) -> Result<(), Errno> {
-    let ptr = |s: Option<&CStr>| s.map_or(std::ptr::null(), CStr::as_ptr);
-    // SAFETY: every pointer is NULL or NUL-terminated text that outlives the call.
-    let rc = unsafe {
-        libc::mount(
-            ptr(source),
-            target.as_ptr(),
-            ptr(fstype),
-            flags as libc::c_ulong,
-            ptr(data).cast::<libc::c_void>(),
-        )
-    };
-    Errno::result(rc).map(drop)
-}
-
-/// pivot_root(2) of the current directory onto itself: the old root ends up
-/// mounted on top of the new one.
-///
-/// # Errors
-/// As pivot_root(2).
-pub fn pivot_here() -> Result<(), Errno> {
-    // SAFETY: two literals.
-    let rc = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
-    Errno::result(rc).map(drop)
-}
-
-/// mknodat(2) with a device number.
-///
-/// # Errors
-/// As mknodat(2).
-pub fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, dev: u64) -> Result<(), Errno> {
-    // SAFETY: name is NUL-terminated and outlives the call.
-    let rc = unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev) };
-    Errno::result(rc).map(drop)
+    Err(Errno::EAGAIN)
 }
 
 /// pidfd_open(2).
@@ -320,33 +220,6 @@ pub fn prctl(option: i32, a: u64, b: u64) -> Result<i32, Errno> {
     Errno::result(rc)
 }
 
-/// The name in /proc/PID/comm (prctl(2) `PR_SET_NAME`).
-///
-/// # Errors
-/// As prctl(2).
-pub fn set_process_name(name: &CStr) -> Result<(), Errno> {
-    // SAFETY: name is NUL-terminated and outlives the call.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
-}
-
-/// The command line that ps shows, overwritten in place: at most as long as
-/// the one that this process was started with (proc_pid_cmdline(5)).
-pub fn set_command_line(text: &[u8]) {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let Some((_, rest)) = stat.rsplit_once(')') else { return };
-    let mut fields = rest.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
-    let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else { return };
-    if start == 0 || end <= start + text.len() {
-        return;
-    }
-    // SAFETY: the kernel says that start..end is where the arguments of this
-    // process lie, on its own stack and writable. Nothing reads them as Rust
-    // values any more: the command line was parsed into owned strings.
-    let area = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, end - start) };
-    area.fill(0);
-    area[..text.len()].copy_from_slice(text);
-}
-
 /// setgroups(2) for this process, by the raw call: glibc's own would signal
 /// threads that do not exist here.
 ///
@@ -405,7 +278,7 @@ pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
 /// As seccomp(2); `EINVAL` for a program of odd size.
 pub fn seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
     let len = u16::try_from(program.len() / 8).map_err(|_| Errno::EINVAL)?;
-    if program.len() % 8 != 0 || len == 0 {
+    if !program.len().is_multiple_of(8) || len == 0 {
         return Err(Errno::EINVAL);
     }
     let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
@@ -453,53 +326,6 @@ pub fn new_session_keyring(name: &CStr) -> Result<(), Errno> {
     Errno::result(rc).map(drop)
 }
 
-/// The device of a terminal's other end, opened through its master
-/// (`TIOCGPTPEER`, ioctl_tty(2)), so that no path can be swapped in between.
-///
-/// # Errors
-/// As ioctl_tty(2).
-pub fn pty_peer(master: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let unlocked: libc::c_int = 0;
-    // SAFETY: TIOCSPTLCK reads one int, which outlives the call.
-    Errno::result(unsafe {
-        libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked)
-    })?;
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: TIOCGPTPEER takes open flags by value.
-    owned(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) } as libc::c_long)
-}
-
-/// Makes the terminal the controlling one of this session (`TIOCSCTTY`).
-///
-/// # Errors
-/// As ioctl_tty(2).
-pub fn set_controlling_terminal(tty: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: the argument is a whole number.
-    Errno::result(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
-}
-
-/// Sets a terminal's size in rows and columns (`TIOCSWINSZ`).
-///
-/// # Errors
-/// As ioctl_tty(2).
-pub fn set_window_size(tty: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(), Errno> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: size outlives the call.
-    Errno::result(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
-        .map(drop)
-}
-
-/// A terminal's size in rows and columns (`TIOCGWINSZ`).
-///
-/// # Errors
-/// As ioctl_tty(2).
-pub fn window_size(tty: BorrowedFd<'_>) -> Result<(u16, u16), Errno> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the kernel fills in one winsize.
-    Errno::result(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
-    Ok((size.ws_row, size.ws_col))
-}
-
 /// setdomainname(2).
 ///
 /// # Errors
@@ -526,6 +352,12 @@ pub fn default_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
+/// Ignores a signal.
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 #[repr(C)]
 struct IfreqFlags {
     name: [u8; libc::IFNAMSIZ],
@@ -550,26 +382,4 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
         libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)
     })
     .map(drop)
-}
-
-/// Gives memory back before a long wait: what malloc holds free, and the
-/// pages of our own code and constants, which come back when touched.
-pub fn shrink() {
-    unsafe extern "C" {
-        fn malloc_trim(pad: libc::size_t) -> libc::c_int;
-        static __executable_start: u8;
-        static etext: u8;
-    }
-    // SAFETY: malloc_trim only returns free memory to the kernel.
-    unsafe { malloc_trim(0) };
-    let page = 4096usize;
-    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
-    let (start, end) = (start.next_multiple_of(page), end / page * page);
-    if start < end {
-        // SAFETY: between the two symbols lies read-only code and constants
-        // of the program's own file, never written by relocation (those are
-        // in segments after etext): the pages are clean, and dropping them
-        // changes nothing but where they are read from next.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
-    }
 }

@@ -9,7 +9,14 @@ fn words(list: &[&str]) -> Vec<String> {
 }
 
 fn root() -> Caller {
-    Caller { uid: 0, gid: 0, groups: vec![], capabilities: u64::MAX >> 23, cpus: vec![0, 1] }
+    Caller {
+        uid: 0,
+        gid: 0,
+        groups: vec![],
+        capabilities: u64::MAX >> 23,
+        cpus: vec![0, 1],
+        nested: false,
+    }
 }
 
 fn hybrid() -> Facts {

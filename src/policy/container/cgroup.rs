@@ -21,7 +21,7 @@ const LONGEST_NAME: usize = 255;
 /// # Arguments
 /// * `id` - names the group when `linux.cgroupsPath` does not
 pub(super) fn check(linux: &Linux, id: &str, facts: &Facts, found: &mut Findings) -> Cgroup {
-    let privileged = facts.caller.capabilities & CAP_SYS_ADMIN != 0;
+    let privileged = facts.caller.capabilities & CAP_SYS_ADMIN != 0 && !facts.caller.nested;
     let path = path(linux, id, found);
     let mut limits = resources::check(linux, facts, found);
     let best_effort = !privileged && limits.is_empty();
@@ -33,11 +33,13 @@ pub(super) fn check(linux: &Linux, id: &str, facts: &Facts, found: &mut Findings
 }
 
 /// Absolute: below the top of each hierarchy; relative: below our parent
-/// group; none: our parent group and the id.
+/// group; none: a group of the id at the top.
 fn path(linux: &Linux, id: &str, found: &mut Findings) -> String {
     let asked = linux.cgroups_path().as_ref().map(|p| p.to_string_lossy()).unwrap_or_default();
     if asked.is_empty() {
-        return format!("{PARENT}/{id}");
+        // One level: each more is a directory to make and to remove in every
+        // hierarchy, 0.4 ms on a node with cgroup v1.
+        return format!("{PARENT}-{id}");
     }
     let mut names = Vec::new();
     if !asked.starts_with('/') {
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn places() {
         for (asked, path) in [
-            ("", "denovo/c1"),
+            ("", "denovo-c1"),
             ("/a/b", "a/b"),
             ("//a/./b/", "a/b"),
             ("a/b", "denovo/a/b"),

@@ -27,6 +27,7 @@ pub(super) fn facts() -> Facts {
             groups: vec![0],
             capabilities: (1 << 41) - 1,
             cpus: vec![0, 1],
+            nested: false,
         },
         cgroups: Cgroups { v1: Vec::new(), v2: Some(v2) },
     }

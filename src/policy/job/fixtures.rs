@@ -43,11 +43,15 @@ const SYSTEM: &[&str] = &[
 pub(super) fn fixtures(case: &Case<'_>, problems: &mut Problems) -> Vec<Fixture> {
     let mut all = Vec::with_capacity(48);
     match case.source {
-        Source::Host(distribution) => host_system(case, distribution, &mut all),
-        Source::Bundle { .. } => image_system(case, &mut all),
+        Source::Host(distribution) => {
+            host_system(case, distribution, &mut all);
+            all.extend(own_directories());
+        }
+        // What is the environment's own lies over the image (`over_image`).
+        Source::Bundle { .. } => {}
     }
     kernel_views(case, &mut all);
-    own_directories(case, &mut all);
+    brought_in(case, &mut all);
     for bind in &case.request.binds {
         match bind_of(&bind.source, &bind.destination, bind.readonly) {
             Ok(fixture) => all.push(fixture),
@@ -148,13 +152,15 @@ fn host_system(case: &Case<'_>, distribution: &Distribution, all: &mut Vec<Fixtu
     }));
 }
 
-/// An image has all that; only who and where one is comes on top.
-fn image_system(case: &Case<'_>, all: &mut Vec<Fixture>) {
-    all.extend(etc::files(case).into_iter().map(|file| Fixture::File {
+/// An image has all that; only who and where one is comes on top, and empty
+/// directories where the image may have files.
+pub(super) fn over_image(case: &Case<'_>) -> Vec<Fixture> {
+    let files = etc::files(case).into_iter().map(|file| Fixture::File {
         path: CText::lossy(format!("/etc/{}", file.name)),
         contents: file.contents,
         mode: file.mode,
-    }));
+    });
+    files.chain(own_directories()).collect()
 }
 
 /// /proc, /sys and /dev.
@@ -188,15 +194,19 @@ fn kernel_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
     all.push(new("mqueue", "/dev/mqueue", plain, ""));
 }
 
-/// The directories of the job's own, empty, and what of the caller's is
-/// brought in: home, working directory, an MPI launcher's files.
-fn own_directories(case: &Case<'_>, all: &mut Vec<Fixture>) {
-    all.extend([
+/// Directories of the job's own.
+fn own_directories() -> [Fixture; 4] {
+    [
         directory("/tmp", 0o1777),
         directory("/var/tmp", 0o1777),
         directory("/run", 0o755),
         directory("/run/lock", 0o1777),
-    ]);
+    ]
+}
+
+/// What of the caller's is brought in: home, working directory, an MPI
+/// launcher's files.
+fn brought_in(case: &Case<'_>, all: &mut Vec<Fixture>) {
     let mut brought: Vec<String> = Vec::new();
     if let Some(home) = case.person.home.as_ref().filter(|_| !case.request.no_home) {
         let home = home.display().to_string();

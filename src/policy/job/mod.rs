@@ -80,9 +80,11 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
     };
     let root = match case.source {
         Source::Host(_) => Root::Empty { writes },
-        Source::Bundle { root, .. } => {
-            Root::Overlay { lower: CText::lossy(root.as_os_str().as_encoded_bytes()), writes }
-        }
+        Source::Bundle { root, .. } => Root::Overlay {
+            lower: CText::lossy(root.as_os_str().as_encoded_bytes()),
+            writes,
+            own: fixtures::over_image(case),
+        },
     };
     if !problems.is_empty() {
         return Err(problems);
@@ -132,7 +134,7 @@ impl Case<'_> {
 
     /// Root who makes an environment for itself, or for somebody else.
     fn by_root(&self) -> bool {
-        self.facts.caller.uid == 0
+        self.facts.caller.uid == 0 && !self.facts.caller.nested
     }
 }
 
@@ -181,7 +183,7 @@ fn namespaces(case: &Case<'_>, warnings: &mut Vec<String>) -> Namespaces {
     }
 }
 
-/// Root's environments have their groups below /denovo; a user's where the
+/// Root's environments have their groups at the top, as /denovo-ID; a user's where the
 /// user may make some. Without any, affinity holds the CPUs, and the rest is
 /// said to be missing in one line.
 fn cgroup(case: &Case<'_>, warnings: &mut Vec<String>) -> (Cgroup, Option<Vec<u32>>) {
@@ -221,7 +223,7 @@ fn cgroup(case: &Case<'_>, warnings: &mut Vec<String>) -> (Cgroup, Option<Vec<u3
 
 fn group_path(case: &Case<'_>) -> Option<String> {
     if case.by_root() {
-        return Some(format!("denovo/{}", case.id));
+        return Some(format!("denovo-{}", case.id));
     }
     let v2 = case.facts.cgroups.v2.as_ref().filter(|v2| v2.writable)?;
     Some(format!("{}/denovo-{}", v2.own, case.id).trim_start_matches('/').to_owned())

@@ -5,7 +5,14 @@ use crate::policy::spec::Fixture;
 fn facts(uid: u32) -> Facts {
     Facts {
         kernel: (6, 1),
-        caller: Caller { uid, gid: uid, groups: vec![uid], capabilities: 0, cpus: vec![0, 1] },
+        caller: Caller {
+            uid,
+            gid: uid,
+            groups: vec![uid],
+            capabilities: 0,
+            cpus: vec![0, 1],
+            nested: false,
+        },
         cgroups: Cgroups::default(),
     }
 }
@@ -87,7 +94,7 @@ fn limits_that_no_group_can_hold_are_said_in_one_line() {
     assert_eq!(user.warnings.len(), 1);
     assert!(user.warnings[0].contains("--memory and --pids"), "{:?}", user.warnings);
     let root = decided(0, 5, &request, "/");
-    assert_eq!(root.spec.cgroup.path.as_deref(), Some("denovo/job_1.2"));
+    assert_eq!(root.spec.cgroup.path.as_deref(), Some("denovo-job_1.2"));
     assert_eq!((root.affinity, root.spec.cgroup.delegate_to), (None, Some(5)));
     assert!(root.warnings.is_empty());
 }

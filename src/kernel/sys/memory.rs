@@ -1,0 +1,76 @@
+//! What this process shows and holds: its name, its memory.
+
+use std::ffi::CStr;
+
+use nix::errno::Errno;
+
+/// The name in /proc/PID/comm (prctl(2) `PR_SET_NAME`).
+///
+/// # Errors
+/// As prctl(2).
+pub fn set_process_name(name: &CStr) -> Result<(), Errno> {
+    // SAFETY: name is NUL-terminated and outlives the call.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
+}
+
+/// The command line that ps shows, overwritten in place: at most as long as
+/// the one that this process was started with (proc_pid_cmdline(5)).
+pub fn set_command_line(text: &[u8]) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let Some((_, rest)) = stat.rsplit_once(')') else { return };
+    let mut fields = rest.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
+    let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else { return };
+    if start == 0 || end <= start + text.len() {
+        return;
+    }
+    // SAFETY: the kernel says that start..end is where the arguments of this
+    // process lie, on its own stack and writable. Nothing reads them as Rust
+    // values any more: the command line was parsed into owned strings.
+    let area = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, end - start) };
+    area.fill(0);
+    area[..text.len()].copy_from_slice(text);
+}
+
+/// Has the kernel provide, in two calls, the pages of stack and heap that
+/// every start touches one by one: each would be a fault of its own, 1.6 µs
+/// on the machine of docs/performance.md. Before Linux 5.14, and where memory
+/// is short, it does nothing.
+pub fn prefault() {
+    const STACK: usize = 96 << 10;
+    const HEAP: usize = 120 << 10;
+    const PAGE: usize = 4096;
+    let here = 0u8;
+    let top = (&raw const here as usize) / PAGE * PAGE;
+    // The first allocation sets the heap up, 132 KiB of it.
+    let first = Box::new(0u64);
+    let bottom = (&raw const *first as usize).next_multiple_of(PAGE);
+    for (start, length) in [(top - STACK, STACK), (bottom, HEAP)] {
+        // SAFETY: MADV_POPULATE_WRITE changes no contents; a range that is
+        // not all mapped is refused with an error.
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_POPULATE_WRITE);
+        }
+    }
+}
+
+/// Gives memory back before a long wait: what malloc holds free, and the
+/// pages of our own code and constants, which come back when touched.
+pub fn shrink() {
+    unsafe extern "C" {
+        fn malloc_trim(pad: libc::size_t) -> libc::c_int;
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    // SAFETY: malloc_trim only returns free memory to the kernel.
+    unsafe { malloc_trim(0) };
+    let page = 4096usize;
+    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
+    let (start, end) = (start.next_multiple_of(page), end / page * page);
+    if start < end {
+        // SAFETY: between the two symbols lies read-only code and constants
+        // of the program's own file, never written by relocation (those are
+        // in segments after etext): the pages are clean, and dropping them
+        // changes nothing but where they are read from next.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}

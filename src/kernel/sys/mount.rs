@@ -1,0 +1,127 @@
+//! Mounts and nodes.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::owned;
+
+/// open_tree(2) with `OPEN_TREE_CLONE`: a detached copy of the mount at
+/// `path` (of `dir` itself when `path` is empty).
+///
+/// # Errors
+/// As open_tree(2).
+pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as u32;
+    }
+    if path.is_empty() {
+        flags |= libc::AT_EMPTY_PATH as u32;
+    }
+    // SAFETY: path is NUL-terminated and outlives the call.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
+}
+
+/// move_mount(2): attaches the detached mount `from` on `to`, both by descriptor.
+///
+/// # Errors
+/// As move_mount(2).
+pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are empty literals; descriptors are borrowed for the call.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            from.as_raw_fd(),
+            c"".as_ptr(),
+            to.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// mount_setattr(2) on the mount that `mount` is the root of.
+///
+/// `set` and `clear` are `MOUNT_ATTR_*`.
+///
+/// # Errors
+/// As mount_setattr(2); `ENOSYS` before Linux 5.12.
+pub fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: attr has the size given and outlives the call; the path is a literal.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            std::mem::size_of::<MountAttr>(),
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// mount(2) with the data and flags as they stand.
+///
+/// # Errors
+/// As mount(2).
+pub fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    fstype: Option<&CStr>,
+    flags: u64,
+    data: Option<&CStr>,
+) -> Result<(), Errno> {
+    let ptr = |s: Option<&CStr>| s.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: every pointer is NULL or NUL-terminated text that outlives the call.
+    let rc = unsafe {
+        libc::mount(
+            ptr(source),
+            target.as_ptr(),
+            ptr(fstype),
+            flags as libc::c_ulong,
+            ptr(data).cast::<libc::c_void>(),
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// pivot_root(2) of the current directory onto itself: the old root ends up
+/// mounted on top of the new one.
+///
+/// # Errors
+/// As pivot_root(2).
+pub fn pivot_here() -> Result<(), Errno> {
+    // SAFETY: two literals.
+    let rc = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
+    Errno::result(rc).map(drop)
+}
+
+/// mknodat(2) with a device number.
+///
+/// # Errors
+/// As mknodat(2).
+pub fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, dev: u64) -> Result<(), Errno> {
+    // SAFETY: name is NUL-terminated and outlives the call.
+    let rc = unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev) };
+    Errno::result(rc).map(drop)
+}

@@ -1,0 +1,167 @@
+//! `exec`: one more process in a running container.
+
+use super::container::Refusal;
+use super::making::write_pid_file;
+use super::proxy::{Proxy, Signals};
+use super::sockets::send_terminal;
+use super::terminal::Relay;
+use crate::kernel::cgroup::{self};
+use crate::kernel::channel::Heard;
+use crate::kernel::failure;
+use crate::kernel::launch::{Extra, launch};
+use crate::plan::build::{self};
+use crate::plan::{self, Plan};
+use crate::policy::spec::Process;
+use crate::policy::text::CText;
+use crate::problem::Problem;
+use crate::record::container::{Record, Status, Store};
+use crate::record::process::ProcessName;
+use nix::sys::signal::SigSet;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+/// What `exec` is told.
+#[derive(Debug, Clone)]
+pub struct ExecOptions {
+    pub process: Process,
+    pub pid_file: Option<PathBuf>,
+    pub console_socket: Option<PathBuf>,
+    pub preserve_fds: u32,
+    pub detach: bool,
+}
+
+/// `exec`: one more process in a running container.
+///
+/// # Errors
+/// The container does not run, or the process cannot be started.
+pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refusal> {
+    let record = store.load(id)?;
+    let status = store.status(&record);
+    let init = match (status, record.init) {
+        (Status::Running | Status::Created, Some(init)) => init,
+        _ => {
+            return Err(Problem::user(format!(
+                "container {id:?} is {}, so nothing can be executed in it",
+                status.name()
+            ))
+            .into());
+        }
+    };
+    let signals =
+        Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
+    let (joins, _held) = namespaces_of(init)?;
+    let mut plan = process_plan(Some(&options.process), joins, &record);
+    plan.seccomp = store.load_filter(&record)?;
+    plan.inside = exec_steps(&options.process, plan.seccomp.is_some());
+    let doors = cgroup::open_doors(&record.cgroup, None).map_err(Problem::from)?;
+    let extra = Extra {
+        start: None,
+        preserve: Some(options.preserve_fds),
+        mask: SigSet::empty(),
+        die_with_parent: false,
+        entering: true,
+        init: None,
+    };
+    let refuse = |f: &crate::kernel::launch::Failure| Refusal {
+        problems: vec![failure::explain(&plan, f)],
+        code: failure::exit_code(&plan, f),
+    };
+    let born = launch(&plan, &doors, &extra).map_err(|f| refuse(&f))?;
+    let mut terminal = None;
+    loop {
+        match born.next() {
+            Err(f) => {
+                let _ = super::proxy::exit_code(born.pid);
+                return Err(refuse(&f));
+            }
+            Ok(Heard::Terminal(master)) => match &options.console_socket {
+                Some(path) => send_terminal(path, &master)?,
+                None => terminal = Some(master),
+            },
+            Ok(Heard::Closed) => break,
+            Ok(_) => {}
+        }
+    }
+    if let Some(path) = &options.pid_file {
+        write_pid_file(path, born.pid)?;
+    }
+    if options.detach {
+        return Ok(0);
+    }
+    let relay = terminal.map(Relay::new);
+    Ok(Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals: &signals, shares_group: false }
+        .wait())
+}
+
+fn exec_steps(process: &Process, filtered: bool) -> Vec<plan::inside::Inside> {
+    use plan::inside::Inside;
+    let filter = filtered.then(|| crate::policy::spec::Seccomp {
+        program: Vec::new(),
+        flags: 0,
+        summary: String::new(),
+    });
+    let mut steps = vec![Inside::EnterGroups, Inside::NewSession];
+    if process.terminal {
+        let (rows, columns) = process.console_size.unwrap_or((0, 0));
+        steps.push(Inside::Console { rows, columns });
+    }
+    steps.extend(build::entering(process, filter.as_ref()));
+    steps
+}
+
+/// The namespaces of a process that are not ours, as paths to descriptors
+/// held open here: nothing can be swapped in between.
+fn namespaces_of(init: ProcessName) -> Result<(Vec<plan::inside::Join>, Vec<OwnedFd>), Problem> {
+    use crate::policy::spec::Kind;
+    use nix::fcntl::{OFlag, open};
+    let kinds = [
+        (Kind::User, "user"),
+        (Kind::Cgroup, "cgroup"),
+        (Kind::Ipc, "ipc"),
+        (Kind::Uts, "uts"),
+        (Kind::Net, "net"),
+        (Kind::Pid, "pid"),
+        (Kind::Time, "time"),
+        (Kind::Mount, "mnt"),
+    ];
+    let mut joins = Vec::new();
+    let mut held = Vec::new();
+    for (kind, name) in kinds {
+        let theirs = format!("/proc/{}/ns/{name}", init.pid);
+        let own = fs::read_link(format!("/proc/self/ns/{name}")).ok();
+        match fs::read_link(&theirs) {
+            Err(_) if own.is_none() => continue,
+            Ok(link) if Some(&link) == own.as_ref() => continue,
+            _ => {}
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let fd = open(&theirs[..], flags, nix::sys::stat::Mode::empty())
+            .map_err(|e| Problem::kernel(format!("{theirs}: {}", e.desc())))?;
+        let path = CText::lossy(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        joins.push(plan::inside::Join { kind, path });
+        held.push(fd);
+    }
+    if !init.alive() {
+        return Err(Problem::user("the container has just ended"));
+    }
+    Ok((joins, held))
+}
+
+/// A plan of nothing but entering and executing.
+pub fn process_plan(
+    process: Option<&Process>,
+    join: Vec<plan::inside::Join>,
+    record: &Record,
+) -> Plan {
+    let inside =
+        process.map_or_else(Vec::new, |p| vec![plan::inside::Inside::Exec(p.args[0].clone())]);
+    Plan {
+        cgroup: record.cgroup.clone(),
+        launch: plan::Launch::joining(join),
+        inside,
+        program: process.map(build::program),
+        seccomp: None,
+        hooks: crate::policy::spec::Hooks::default(),
+    }
+}

@@ -1,0 +1,84 @@
+//! Sockets by path: of monitors, of waiting containers, of terminals.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::problem::Problem;
+
+/// A listening socket of whose connections only the owner of the directory
+/// makes any.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn listen(path: &Path) -> Result<OwnedFd, Problem> {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
+    let make = || -> nix::Result<OwnedFd> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        let (address, _dir) = address(path)?;
+        bind(fd.as_raw_fd(), &address)?;
+        listen(&fd, Backlog::new(128)?)?;
+        Ok(fd)
+    };
+    make().map_err(|e| Problem::site(format!("{}: cannot be made: {}", path.display(), e.desc())))
+}
+
+/// # Errors
+/// Nobody listens there.
+pub fn connect(path: &Path) -> Result<OwnedFd, Problem> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, socket};
+    let make = || -> nix::Result<OwnedFd> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        let (address, _dir) = address(path)?;
+        connect(fd.as_raw_fd(), &address)?;
+        Ok(fd)
+    };
+    make().map_err(|e| Problem::user(format!("{}: {}", path.display(), e.desc())))
+}
+
+/// A socket's address holds at most 107 bytes (unix(7)); a longer path is
+/// named through a descriptor of its directory.
+fn address(path: &Path) -> nix::Result<(nix::sys::socket::UnixAddr, Option<OwnedFd>)> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sys::socket::UnixAddr;
+    if let Ok(address) = UnixAddr::new(path) {
+        return Ok((address, None));
+    }
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let fd = open(
+        dir,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .join(path.file_name().unwrap_or_default());
+    Ok((UnixAddr::new(&short)?, Some(fd)))
+}
+
+/// Hands the terminal to whoever listens on `--console-socket`.
+pub fn send_terminal(path: &Path, master: &OwnedFd) -> Result<(), Problem> {
+    use nix::sys::socket::{
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, connect, sendmsg, socket,
+    };
+    let make = || -> nix::Result<()> {
+        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let (address, _dir) = address(path)?;
+        connect(fd.as_raw_fd(), &address)?;
+        let fds = [master.as_raw_fd()];
+        let name = b"/dev/ptmx";
+        let iov = [std::io::IoSlice::new(name)];
+        sendmsg::<()>(
+            fd.as_raw_fd(),
+            &iov,
+            &[ControlMessage::ScmRights(&fds)],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
+        Ok(())
+    };
+    make().map_err(|e| {
+        Problem::user(format!("--console-socket {}: {}", path.display(), e.desc()))
+            .hint("it must be a socket on which somebody listens for the terminal")
+    })
+}
