@@ -3,7 +3,7 @@
 use std::fs;
 use std::ops::Deref;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -154,7 +154,19 @@ impl Place {
     pub fn remains(&self) -> Vec<String> {
         let mut all = self.left();
         all.extend(self.records().into_iter().map(|name| format!("record {name}")));
+        all.extend(self.groups());
         all
+    }
+
+    /// A job's groups lie beside others' at the top of each hierarchy.
+    fn groups(&self) -> Vec<String> {
+        let below = |dir: &Path| -> Vec<PathBuf> {
+            fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect()
+        };
+        let tops = below(Path::new("/sys/fs/cgroup"));
+        let all = tops.iter().cloned().chain(tops.iter().flat_map(|top| below(top)));
+        let ours = all.filter(|path| path.to_string_lossy().contains(&self.name));
+        ours.map(|path| format!("control group {}", path.display())).collect()
     }
 
     pub fn await_nothing(&self) {

@@ -49,7 +49,7 @@ fn limits_stand_in_the_plan() {
     let plan = place.ok(&[
         "job", "explain", "run", "--id", &id, "--memory", "64M", "--pids", "30", "--", "true",
     ]);
-    for words in [&format!("denovo-{id}")[..], "67108864", "30", "undone by"] {
+    for words in [&format!("denovo-{id}")[..], "67108864", "pids.max = 30"] {
         assert!(plan.contains(words), "{words}: {plan}");
     }
 }

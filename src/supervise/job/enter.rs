@@ -1,0 +1,204 @@
+//! Runs a command in an environment, and leaves it.
+
+use super::*;
+use crate::kernel::cgroup::Doors;
+use crate::kernel::channel::Heard;
+use crate::kernel::failure;
+use crate::kernel::launch::{Born, Extra, Failure, NotLaunched, launch_placed};
+use crate::plan::build::{self};
+use crate::plan::inside::Join;
+use crate::plan::{self, Plan};
+use crate::policy::rank::{self, Rank};
+use crate::policy::text::CText;
+use crate::problem::Problem;
+use crate::supervise::container::Refusal;
+use crate::supervise::protocol::{self, Entry, Parting, Reply, Request};
+use crate::supervise::proxy::{Proxy, Signals};
+use crate::supervise::terminal::Relay;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+/// Runs the command inside and waits for it.
+pub(super) fn execute(
+    joined: Joined,
+    command: &Command,
+    signals: &Signals,
+    warn: &dyn Fn(&str),
+) -> Result<i32, Refusal> {
+    let Joined { jobs, id, socket, entry, fds } = joined;
+    let started = start_inside(&entry, fds, command, signals, &socket);
+    let result = started.map(|(born, terminal, shares_group)| {
+        let relay = terminal.map(Relay::new);
+        Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals, shares_group }.wait()
+    });
+    let killed = result.as_ref().is_ok_and(|code| *code == 128 + libc::SIGKILL);
+    let last = leave(&socket, (&id, command.receipt.as_deref()), killed, warn)?;
+    if last && jobs.load(&id).is_some_and(|r| !r.kept()) {
+        warn(&format!(
+            "something of job {id} could not be removed; denovo node gc tries again and names it"
+        ));
+    }
+    result
+}
+
+/// Tells the monitor; the last one out waits until nothing is left, and
+/// hears that it was the last.
+fn leave(
+    socket: &OwnedFd,
+    (id, receipt): (&str, Option<&Path>),
+    killed: bool,
+    warn: &dyn Fn(&str),
+) -> Result<bool, Problem> {
+    match ask(socket, &Request::Leave { report: killed || receipt.is_some() }) {
+        Ok(Reply::Left(parting)) => {
+            if parting.last {
+                wait_closed(socket);
+            }
+            if parting.last || killed {
+                tell(&parting, warn);
+            }
+            write_receipt(receipt, id, &parting)?;
+            Ok(parting.last)
+        }
+        Ok(_) => Err(confused()),
+        // Ended meanwhile by `job end`, which was told everything.
+        Err(_) => Ok(false),
+    }
+}
+
+pub(super) fn wait_closed(socket: &OwnedFd) {
+    while let Ok(Some(_)) = protocol::hear::<Reply>(socket) {}
+}
+
+/// What the job should know of how it was held.
+pub(super) fn tell(parting: &Parting, warn: &dyn Fn(&str)) {
+    let usage = &parting.usage;
+    if let Some(kills) = usage.oom_kills.filter(|n| *n > 0) {
+        let limit = parting.memory.map_or(String::new(), |b| format!(" of {} MiB", b >> 20));
+        let peak =
+            usage.memory_peak.map_or(String::new(), |b| format!(", peak use {} MiB", b >> 20));
+        warn(&format!(
+            "{kills} process(es) were killed because the memory limit{limit} was reached{peak}; give more with --memory"
+        ));
+    }
+    if let Some(periods) = usage.cpu_throttled_periods.filter(|n| *n > 0) {
+        let seconds = usage.cpu_throttled_ns.unwrap_or(0) as f64 / 1e9;
+        warn(&format!(
+            "the CPU quota held the job back in {periods} periods, {seconds:.1} s in all"
+        ));
+    }
+    if let Some(refused) = usage.pids_limit_hits.filter(|n| *n > 0) {
+        warn(&format!(
+            "{refused} forks were refused because the limit of processes was reached; give more with --pids"
+        ));
+    }
+}
+
+pub(super) fn write_receipt(
+    path: Option<&Path>,
+    id: &str,
+    parting: &Parting,
+) -> Result<(), Problem> {
+    let Some(path) = path else { return Ok(()) };
+    let document =
+        serde_json::json!({ "job": id, "memoryLimit": parting.memory, "usage": parting.usage });
+    std::fs::write(path, format!("{document:#}\n")).map_err(|e| {
+        Problem::user(format!("--receipt {}: {e}", path.display()))
+            .hint("name a file that you can write")
+    })
+}
+
+type Started = (Born, Option<OwnedFd>, bool);
+
+fn start_inside(
+    entry: &Entry,
+    fds: Vec<OwnedFd>,
+    command: &Command,
+    signals: &Signals,
+    socket: &OwnedFd,
+) -> Result<Started, Refusal> {
+    use std::io::IsTerminal;
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let (mut fds, kinds) = (fds.into_iter(), &entry.namespaces);
+    let namespaces: Vec<OwnedFd> = fds.by_ref().take(kinds.len()).collect();
+    let v1_tasks: Vec<OwnedFd> = fds.by_ref().take(entry.v1_doors).collect();
+    let doors = Doors { v1_tasks, v2_dir: fds.next() };
+    let join = kinds
+        .iter()
+        .zip(&namespaces)
+        .map(|(kind, fd)| Join {
+            kind: *kind,
+            path: CText::lossy(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+        })
+        .collect();
+    let own = std::env::vars_os();
+    let rank = Rank {
+        uid: entry.uid,
+        gid: entry.gid,
+        groups: (nix::unistd::geteuid().as_raw() != entry.uid).then(|| entry.groups.clone()),
+        args: &command.args,
+        env: rank::environment(
+            own,
+            &entry.env,
+            &command.env,
+            command.clean_env,
+            entry.bundle == "host",
+        ),
+        cwd: command.cwd.as_deref(),
+        here: std::env::current_dir().ok(),
+        terminal,
+        cpus: entry.cpus.as_deref(),
+    };
+    let process = rank.process()?;
+    let plan = Plan {
+        cgroup: plan::cgroup::CgroupPlan::default(),
+        launch: plan::Launch::joining(join),
+        inside: build::rank_steps(
+            &process,
+            rank.directories(),
+            rank.cpus,
+            !doors.v1_tasks.is_empty(),
+        ),
+        program: Some(build::program(&process)),
+        seccomp: None,
+        hooks: crate::policy::spec::Hooks::default(),
+    };
+    let place = |pid: i32| -> Result<(), Problem> {
+        if !entry.place {
+            return Ok(());
+        }
+        match ask(socket, &Request::Place { pid })? {
+            Reply::Placed => Ok(()),
+            Reply::Refused { why } => Err(Problem::kernel(why)),
+            _ => Err(confused()),
+        }
+    };
+    let extra = Extra {
+        start: None,
+        preserve: None,
+        mask: signals.before(),
+        die_with_parent: true,
+        entering: true,
+        init: None,
+    };
+    let refuse = |f: &Failure| Refusal {
+        problems: vec![failure::explain(&plan, f)],
+        code: failure::exit_code(&plan, f),
+    };
+    let born = launch_placed(&plan, &doors, &extra, &place).map_err(|e| match e {
+        NotLaunched::Failed(f) => refuse(&f),
+        NotLaunched::NotPlaced(problem) => problem.into(),
+    })?;
+    let mut master = None;
+    loop {
+        match born.next() {
+            Err(f) => {
+                let _ = crate::supervise::proxy::exit_code(born.pid);
+                return Err(refuse(&f));
+            }
+            Ok(Heard::Terminal(fd)) => master = Some(fd),
+            Ok(Heard::Closed) => return Ok((born, master, !terminal)),
+            Ok(_) => {}
+        }
+    }
+}

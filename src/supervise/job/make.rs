@@ -1,0 +1,266 @@
+//! Makes an environment: everything that is decided, then the monitor.
+
+use super::*;
+use crate::host::distribution::Distribution;
+use crate::host::{Facts, accounts, hardware};
+use crate::image;
+use crate::plan::Plan;
+use crate::plan::build::{self, Options};
+use crate::plan::inside::Inside;
+use crate::policy::cpus::{self, Reservation};
+use crate::policy::job::{Case, Decided, Person, Source, decide};
+use crate::policy::rank::{self};
+use crate::policy::text::CText;
+use crate::problem::{Problem, Problems};
+use crate::record::job::{JobRecord, Jobs};
+use crate::request::job::JobRequest;
+use crate::supervise::container::Refusal;
+use crate::supervise::monitor::{self, Orders};
+use crate::supervise::stage;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Everything that is decided before an environment is made.
+struct Prepared {
+    person: Person,
+    decided: Decided,
+    plan: Plan,
+    env: Vec<String>,
+    bundle: String,
+    scratch: Option<PathBuf>,
+    cpus: Vec<u32>,
+}
+
+fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Prepared, Problems> {
+    let facts = Facts::read().map_err(|p| vec![p])?;
+    let person = person(request, &facts).map_err(|p| vec![p])?;
+    let memory = hardware::memory_total().unwrap_or(1 << 30);
+    let (source, env, bundle) = match image::resolve(request.bundle.as_deref())? {
+        image::Found::Host => (Source::Host(Distribution::read()), Vec::new(), "host".to_owned()),
+        image::Found::Bundle(b) => {
+            let source = Source::Bundle { root: b.root, passwd: b.passwd, group: b.group, memory };
+            (source, b.env, b.name)
+        }
+    };
+    let cpus = choose_cpus(jobs, request, &facts).map_err(|p| vec![p])?;
+    let cwd = std::env::current_dir().ok().map(|p| p.display().to_string());
+    let own = person.uid == facts.caller.uid;
+    let scratch = match &request.scratch {
+        Some(dir) if dry => Some(dir.join(format!("denovo-{id}-PID"))),
+        Some(dir) => {
+            Some(stage::make_scratch(dir, id, (person.uid, person.gid)).map_err(|p| vec![p])?)
+        }
+        None => None,
+    };
+    let text = scratch.as_ref().map(|p| p.display().to_string());
+    let case = Case {
+        id,
+        request,
+        facts: &facts,
+        person: &person,
+        source: &source,
+        cpus: cpus.as_deref(),
+        // Root's own directory is none of the job's user's business.
+        cwd: cwd.as_deref().filter(|_| own),
+        launcher: &rank::launcher_directories(person.uid),
+        scratch: text.as_deref(),
+        seed: seed(),
+    };
+    let made = decide(&case).and_then(|decided| {
+        let anchor = jobs.directory(id).join("root");
+        let options = Options {
+            id: id.to_owned(),
+            anchor: CText::lossy(anchor.as_os_str().as_encoded_bytes()),
+            no_pivot: false,
+            no_new_keyring: false,
+            await_start: false,
+        };
+        let mut plan = build::plan(&decided.spec, &facts, &options)?;
+        if let Some(cpus) = &decided.affinity {
+            plan.inside.insert(0, Inside::Affinity(cpus.clone()));
+        }
+        Ok((decided, plan))
+    });
+    match made {
+        Ok((decided, plan)) => Ok(Prepared {
+            person,
+            decided,
+            plan,
+            env,
+            bundle,
+            scratch,
+            cpus: cpus.unwrap_or_default(),
+        }),
+        Err(problems) => {
+            if let Some(dir) = scratch.filter(|_| !dry) {
+                let _ = std::fs::remove_dir(dir);
+            }
+            Err(problems)
+        }
+    }
+}
+
+/// The lines of `denovo explain job run|start`.
+///
+/// # Errors
+/// As `job run`.
+pub fn explain(base: &Path, request: &JobRequest) -> Result<Vec<String>, Refusal> {
+    let id = request.id.clone().unwrap_or_else(rank::default_id);
+    let jobs = Jobs::new(base);
+    if places(base).iter().any(|jobs| connect_to(jobs, &id).is_some()) {
+        return Ok(vec![format!("join the environment of job {id}, which is there")]);
+    }
+    let prepared = prepare(&jobs, &id, request, true)?;
+    let mut lines =
+        vec![format!("make directory {}; undone by removing it", jobs.directory(&id).display())];
+    lines.extend(
+        prepared
+            .scratch
+            .iter()
+            .map(|d| format!("make directory {}; undone by removing it", d.display())),
+    );
+    lines.extend(prepared.plan.lines());
+    lines.extend(prepared.decided.warnings.iter().map(|w| format!("not held: {w}")));
+    Ok(lines)
+}
+
+/// With the lock of the id held.
+pub(super) fn make(
+    jobs: &Jobs,
+    id: &str,
+    request: &JobRequest,
+    persistent: bool,
+    warn: &dyn Fn(&str),
+) -> Result<(), Refusal> {
+    // CPUs are chosen and written down under one lock for the whole node.
+    let reserving = request.cpus.is_some().then(|| jobs.lock_cpus()).transpose()?;
+    // What others left when they crashed; who holds a lock is not waited for.
+    let _ = stage::collect_jobs(jobs, |other| other != id);
+    let prepared = prepare(jobs, id, request, false)?;
+    prepared.decided.warnings.iter().for_each(|w| warn(w));
+    prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
+    let scratch = prepared.scratch.clone();
+    if let Err(problem) = jobs.make(id) {
+        if let Some(dir) = scratch {
+            let _ = std::fs::remove_dir(dir);
+        }
+        return Err(problem.into());
+    }
+    let record = JobRecord {
+        id: id.to_owned(),
+        uid: prepared.person.uid,
+        gid: prepared.person.gid,
+        bundle: prepared.bundle,
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        monitor: crate::record::process::ProcessName::own(),
+        init: None,
+        cgroup: prepared.plan.cgroup.clone(),
+        reserved_cpus: if request.share_cpus { Vec::new() } else { prepared.cpus },
+        memory: request.memory,
+        node_network: !request.network_none,
+        persistent,
+        scratch: prepared.scratch,
+    };
+    let orders = Orders {
+        jobs: jobs.clone(),
+        record,
+        plan: prepared.plan,
+        groups: prepared.person.groups,
+        env: prepared.env,
+        affinity: prepared.decided.affinity,
+        asked: request.clone(),
+    };
+    jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
+    drop(reserving);
+    monitor::spawn(orders).map_err(Refusal::from)
+}
+
+fn choose_cpus(
+    jobs: &Jobs,
+    request: &JobRequest,
+    facts: &Facts,
+) -> Result<Option<Vec<u32>>, Problem> {
+    let Some(count) = request.cpus else { return Ok(None) };
+    let mut reserved: Vec<Reservation> = Vec::new();
+    if !request.share_cpus {
+        for (cpu, holder) in jobs.reserved() {
+            reserved.push(Reservation { holder: format!("job {holder}"), cpus: vec![cpu] });
+        }
+    }
+    cpus::choose(count, &facts.caller.cpus, &reserved, &hardware::numa_nodes()).map(Some).map_err(
+        |p| {
+            if p.hint.is_some() {
+                p
+            } else {
+                p.hint("--share-cpus lets several environments use the same CPUs")
+            }
+        },
+    )
+}
+
+/// For whom the environment is.
+fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
+    let caller = &facts.caller;
+    let Some(text) = &request.user else {
+        return Ok(described(caller.uid, Some((caller.gid, &caller.groups))));
+    };
+    let by_number = crate::request::user::parse_uid_gid(text).ok();
+    let found =
+        by_number.map(|ids| ids.uid).or_else(|| accounts::user_by_name(text).map(|u| u.uid));
+    let Some(uid) = found else {
+        return Err(Problem::user(format!("--user {text:?}: no such user on this node"))
+            .hint("give a name that getent passwd knows, or a uid"));
+    };
+    if uid != caller.uid && caller.uid != 0 {
+        return Err(Problem::user(format!(
+            "--user {text:?}: only root can make an environment for somebody else"
+        ))
+        .hint("leave --user out"));
+    }
+    let mut person = described(uid, None);
+    if let Some(gid) = by_number.and_then(|ids| ids.gid) {
+        if accounts::user_by_uid(uid).is_none() {
+            person.groups = vec![gid];
+        }
+        person.gid = gid;
+    }
+    Ok(person)
+}
+
+fn described(uid: u32, own: Option<(u32, &[u32])>) -> Person {
+    let account = accounts::user_by_uid(uid);
+    let (gid, groups) = match (own, &account) {
+        (Some((gid, groups)), _) => (gid, groups.to_vec()),
+        (None, Some(user)) => (user.gid, accounts::groups_of(user)),
+        (None, None) => (uid, vec![uid]),
+    };
+    let variable = |name: &str| own.and_then(|_| std::env::var(name).ok());
+    // Programs go by HOME, so it counts for more than the account, but only
+    // where it is the user's own.
+    let owned = |dir: &PathBuf| {
+        dir.metadata().is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == uid)
+    };
+    let named = variable("HOME").map(PathBuf::from).filter(owned);
+    let home = named.or_else(|| account.as_ref().map(|u| PathBuf::from(&u.home)));
+    Person {
+        uid,
+        gid,
+        groups,
+        name: account.map_or_else(|| format!("u{uid}"), |u| u.name),
+        home: home.filter(|h| h.is_absolute() && h.is_dir() && fits_account(h)),
+    }
+}
+
+/// Whether a directory can stand in passwd(5), which the environment has.
+fn fits_account(home: &Path) -> bool {
+    home.to_str().is_some_and(|text| !text.contains([':', '\n']))
+}
+
+fn seed() -> [u8; 32] {
+    use std::io::Read;
+    let mut seed = [0; 32];
+    // Never empty and never short for 32 bytes (random(4)); without it the
+    // ids would only be less random.
+    let _ = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut seed));
+    seed
+}

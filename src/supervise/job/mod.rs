@@ -1,0 +1,322 @@
+//! Requests about jobs' environments, each from its options to its end.
+
+mod enter;
+mod make;
+
+use enter::{execute, tell, wait_closed, write_receipt};
+pub use make::explain;
+use make::make;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::image;
+use crate::policy::rank::{self};
+use crate::policy::text::CText;
+use crate::problem::Problem;
+use crate::record::base;
+use crate::record::job::{JobRecord, Jobs};
+use crate::request::job::JobRequest;
+use crate::supervise::container::Refusal;
+use crate::supervise::protocol::{self, Entry, Reply, Request};
+use crate::supervise::proxy::Signals;
+use crate::supervise::sockets::connect;
+use crate::supervise::stage;
+
+/// A command to run in an environment.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    pub args: Vec<CText>,
+    pub cwd: Option<String>,
+    /// `NAME=value` each.
+    pub env: Vec<String>,
+    pub clean_env: bool,
+    /// Where to write what was used, as JSON.
+    pub receipt: Option<PathBuf>,
+}
+
+/// An open way into an environment.
+struct Joined {
+    jobs: Jobs,
+    id: String,
+    socket: OwnedFd,
+    entry: Entry,
+    /// Namespaces, then doors.
+    fds: Vec<OwnedFd>,
+}
+
+/// Where environments of this caller can be: its own, and those that root
+/// made for it.
+fn places(base: &Path) -> Vec<Jobs> {
+    let mut all = vec![Jobs::new(base)];
+    if base != base::site_base() {
+        all.insert(0, Jobs::new(base::site_base()));
+    }
+    all
+}
+
+/// `job run`: makes the environment or joins it, runs the command.
+///
+/// # Errors
+/// Nothing of an environment that could not be made is left.
+pub fn run(
+    base: &Path,
+    request: &JobRequest,
+    command: &Command,
+    warn: &dyn Fn(&str),
+) -> Result<i32, Refusal> {
+    let id = request.id.clone().unwrap_or_else(rank::default_id);
+    let signals = hold_signals()?;
+    for jobs in places(base) {
+        if let Some(joined) = try_join(&jobs, &id)? {
+            check_same(&id, request, &joined.entry, warn)?;
+            return execute(joined, command, &signals, warn);
+        }
+    }
+    let jobs = Jobs::new(base);
+    let lock = jobs.lock(&id)?;
+    let joined = match join_when_ready(&jobs, &id)? {
+        Some(joined) => {
+            check_same(&id, request, &joined.entry, warn)?;
+            joined
+        }
+        None => {
+            make(&jobs, &id, request, false, warn)?;
+            try_join(&jobs, &id)?.ok_or_else(|| vanished(&id))?
+        }
+    };
+    drop(lock);
+    execute(joined, command, &signals, warn)
+}
+
+/// `job start`: makes an environment that stays until `job end`.
+///
+/// # Errors
+/// It exists already, or cannot be made.
+pub fn start(base: &Path, request: &JobRequest, warn: &dyn Fn(&str)) -> Result<String, Refusal> {
+    let id = request.id.clone().unwrap_or_else(rank::default_id);
+    let jobs = Jobs::new(base);
+    let _lock = jobs.lock(&id)?;
+    if join_when_ready(&jobs, &id)?.is_some() {
+        return Err(Problem::user(format!("job {id:?} has an environment on this node already"))
+            .hint(format!(
+                "use it with: denovo job exec {id} COMMAND, or end it with: denovo job end {id}"
+            ))
+            .into());
+    }
+    make(&jobs, &id, request, true, warn)?;
+    Ok(id)
+}
+
+/// `job exec`: runs a command in an environment that is there.
+///
+/// # Errors
+/// There is none of this id for the caller.
+pub fn exec(base: &Path, id: &str, command: &Command, warn: &dyn Fn(&str)) -> Result<i32, Refusal> {
+    let signals = hold_signals()?;
+    for jobs in places(base) {
+        if let Some(joined) = try_join(&jobs, id)? {
+            return execute(joined, command, &signals, warn);
+        }
+    }
+    Err(absent(id).into())
+}
+
+/// `job end`: ends everything in an environment and waits until nothing of
+/// it is left.
+///
+/// # Errors
+/// There is none of this id, or something of it cannot be removed.
+pub fn end(
+    base: &Path,
+    id: &str,
+    receipt: Option<&Path>,
+    warn: &dyn Fn(&str),
+) -> Result<(), Refusal> {
+    let mut found = false;
+    for jobs in places_of_everybody(base) {
+        let Some(socket) = connect_to(&jobs, id) else { continue };
+        found = true;
+        match ask(&socket, &Request::End)? {
+            Reply::Ending(parting) => {
+                wait_closed(&socket);
+                tell(&parting, warn);
+                write_receipt(receipt, id, &parting)?;
+            }
+            Reply::Refused { why } => {
+                return Err(Problem::user(format!("job {id:?}: {why}")).into());
+            }
+            _ => return Err(confused().into()),
+        }
+        if jobs.load(id).is_some_and(|r| !r.kept()) {
+            return Err(Problem::kernel(format!(
+                "job {id:?}: something of it could not be removed"
+            ))
+            .hint("denovo node gc tries again and names what is in the way")
+            .into());
+        }
+    }
+    if found { Ok(()) } else { Err(absent(id).into()) }
+}
+
+/// One environment as `job list` and `job show` see it.
+#[derive(Debug, serde::Serialize)]
+pub struct Seen {
+    pub record: JobRecord,
+    pub processes: usize,
+    pub usage: crate::kernel::cgroup::Usage,
+}
+
+/// The caller's environments; root's view has everybody's.
+pub fn list(base: &Path) -> Vec<Seen> {
+    let mut all = Vec::new();
+    for jobs in places_of_everybody(base) {
+        all.extend(jobs.ids().iter().filter_map(|id| look(&jobs, id)));
+    }
+    all
+}
+
+/// # Errors
+/// There is no environment of this id for the caller.
+pub fn show(base: &Path, id: &str) -> Result<Seen, Refusal> {
+    let places = places_of_everybody(base);
+    places.iter().find_map(|jobs| look(jobs, id)).ok_or_else(|| absent(id).into())
+}
+
+fn look(jobs: &Jobs, id: &str) -> Option<Seen> {
+    let socket = connect_to(jobs, id)?;
+    match ask(&socket, &Request::Show).ok()? {
+        Reply::Shown { record, processes, usage } => {
+            Some(Seen { record: *record, processes, usage })
+        }
+        _ => None,
+    }
+}
+
+/// For root also what users made without privilege.
+fn places_of_everybody(base: &Path) -> Vec<Jobs> {
+    let mut all = places(base);
+    if nix::unistd::geteuid().is_root() {
+        let users = std::fs::read_dir("/tmp").into_iter().flatten().flatten().map(|e| e.path());
+        let users = users
+            .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("denovo-")));
+        let runtime = std::fs::read_dir("/run/user")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.path().join("denovo"));
+        all.extend(users.chain(runtime).filter(|p| p.join("jobs").is_dir()).map(|p| Jobs::new(&p)));
+    }
+    all
+}
+
+fn hold_signals() -> Result<Signals, Problem> {
+    Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))
+}
+
+fn absent(id: &str) -> Problem {
+    Problem::user(format!("job {id:?} has no environment on this node"))
+        .hint("denovo job list shows those there are")
+}
+
+fn vanished(id: &str) -> Problem {
+    Problem::kernel(format!("job {id:?}: its environment ended as soon as it was made"))
+        .hint("look for the kernel's out-of-memory killer in its log")
+}
+
+fn confused() -> Problem {
+    Problem::ours("the monitor of the environment gave an answer that does not fit")
+        .hint("another version of denovo may have made it; end it with that one")
+}
+
+fn connect_to(jobs: &Jobs, id: &str) -> Option<OwnedFd> {
+    connect(&jobs.socket(id)).ok()
+}
+
+fn ask(socket: &OwnedFd, request: &Request) -> Result<Reply, Problem> {
+    let lost =
+        |e: nix::errno::Errno| Problem::kernel(format!("the environment's monitor: {}", e.desc()));
+    protocol::say(socket, request, &[]).map_err(lost)?;
+    match protocol::hear::<Reply>(socket).map_err(lost)? {
+        Some((reply, _)) => Ok(reply),
+        None => Err(Problem::kernel("the environment ended while it was asked")),
+    }
+}
+
+/// Counted in, or `None` when there is no environment (any more).
+fn try_join(jobs: &Jobs, id: &str) -> Result<Option<Joined>, Problem> {
+    let Some(socket) = connect_to(jobs, id) else { return Ok(None) };
+    if protocol::say(&socket, &Request::Join, &[]).is_err() {
+        return Ok(None);
+    }
+    match protocol::hear::<Reply>(&socket) {
+        Ok(Some((Reply::Joined(entry), fds))) => {
+            let expected = entry.namespaces.len() + entry.v1_doors + usize::from(entry.v2_door);
+            if fds.len() == expected {
+                Ok(Some(Joined { jobs: jobs.clone(), id: id.to_owned(), socket, entry, fds }))
+            } else {
+                Err(confused())
+            }
+        }
+        Ok(Some((Reply::Refused { why }, _))) => Err(Problem::user(format!("job {id:?}: {why}"))),
+        Ok(Some(_)) => Err(confused()),
+        // It ended between the connection and the answer.
+        Ok(None) | Err(_) => Ok(None),
+    }
+}
+
+/// With the lock held: joins what stands, waits for what is ending, clears
+/// away what a crash left.
+fn join_when_ready(jobs: &Jobs, id: &str) -> Result<Option<Joined>, Problem> {
+    loop {
+        if let Some(joined) = try_join(jobs, id)? {
+            return Ok(Some(joined));
+        }
+        match jobs.load(id) {
+            Some(record) if record.kept() => {
+                // On its way out, which takes milliseconds.
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            Some(record) if !stage::take_back(jobs, &record) => {
+                return Err(Problem::kernel(format!(
+                    "job {id:?}: what an earlier environment left cannot be removed"
+                ))
+                .hint("denovo node gc names what is in the way"));
+            }
+            Some(_) => return Ok(None),
+            None => {
+                if jobs.directory(id).exists() {
+                    jobs.forget(id)?;
+                }
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Who joins with another bundle would be surprised by what is inside; what
+/// else comes too late is said.
+fn check_same(
+    id: &str,
+    request: &JobRequest,
+    entry: &Entry,
+    warn: &dyn Fn(&str),
+) -> Result<(), Problem> {
+    match &request.bundle {
+        Some(wanted) if image::name_of(wanted) != entry.bundle => Err(Problem::user(format!(
+            "job {id:?} runs bundle {:?} on this node, not {wanted:?}",
+            entry.bundle
+        ))
+        .hint("leave --bundle out to join it, or choose another --id")),
+        _ => {
+            let late = request.differing(&entry.asked);
+            if !late.is_empty() {
+                warn(&format!(
+                    "job {id} has its environment already, made without this: {} has no effect",
+                    late.join(", ")
+                ));
+            }
+            Ok(())
+        }
+    }
+}
