@@ -50,13 +50,14 @@ fn is_dead(pid: i32) -> bool {
     stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Groups of that name below the `denovo` of every hierarchy.
+/// Groups of that name at the top of every hierarchy and below its `denovo`.
 fn groups(name: &str) -> Vec<PathBuf> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
     let mut tops: Vec<PathBuf> = hierarchies.map(|e| e.path()).collect();
     tops.push("/sys/fs/cgroup".into());
     tops.iter()
-        .flat_map(|top| fs::read_dir(top.join("denovo")).into_iter().flatten().flatten())
+        .flat_map(|top| [top.clone(), top.join("denovo")])
+        .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
         .filter(|entry| entry.file_name().to_string_lossy().contains(name))
         .map(|entry| entry.path())
         .collect()

@@ -1,11 +1,11 @@
 //! Runs a command in an environment, and leaves it.
 
-use super::*;
+use super::{Command, Joined, ask, confused};
 use crate::kernel::cgroup::Doors;
 use crate::kernel::channel::Heard;
 use crate::kernel::failure;
 use crate::kernel::launch::{Born, Extra, Failure, NotLaunched, launch_placed};
-use crate::plan::build::{self};
+use crate::plan::build;
 use crate::plan::inside::Join;
 use crate::plan::{self, Plan};
 use crate::policy::rank::{self, Rank};

@@ -1,6 +1,6 @@
 //! Makes an environment: everything that is decided, then the monitor.
 
-use super::*;
+use super::{connect_to, places};
 use crate::host::distribution::Distribution;
 use crate::host::{Facts, accounts, hardware};
 use crate::image;
