@@ -268,8 +268,8 @@ pub fn receive_with(from: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Vec<Own
                 }
                 return Ok((message.bytes, fds));
             }
-            Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Ok((0, Vec::new())),
+            // See `Channel::hear`.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(e) => return Err(e),
         }
     }

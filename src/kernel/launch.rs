@@ -142,14 +142,14 @@ fn adopt(
         }
         if launch.network_aside {
             match channel.say_network(&make_network()?) {
-                Ok(()) | Err(Errno::EPIPE) => {}
+                Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
                 Err(errno) => return Err(Fault { call: "send", errno }.into()),
             }
         }
         place(pid).map_err(NotLaunched::NotPlaced)?;
         match channel.say(Word::Go) {
             // It failed already; why is still to be heard.
-            Ok(()) | Err(Errno::EPIPE) => Ok(pidfd),
+            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(pidfd),
             Err(errno) => Err(Fault { call: "send", errno }.into()),
         }
     };
