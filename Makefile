@@ -43,7 +43,7 @@ check: ## form, lints, unit tests: what every commit passes (under 2 minutes)
 	@scripts/setup check
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked --lib --bins
+	cargo test --locked --lib
 
 test: ## everything CI runs: check, then the tests on the real kernel
 	@scripts/setup test
