@@ -1,5 +1,6 @@
 //! The command line: from argv to an exit code.
 
+mod control;
 mod job;
 mod node;
 mod oci;
@@ -64,6 +65,12 @@ enum Verb {
     Run(oci::Run),
     /// Execute a process in a running container
     Exec(oci::Exec),
+    /// Stop every process of a container where it is
+    Pause(oci::Id),
+    /// Let a paused container go on
+    Resume(oci::Id),
+    /// Change the limits of a container that runs
+    Update(Box<control::Update>),
     /// List containers
     #[command(visible_alias = "ls")]
     List(oci::List),
@@ -258,6 +265,9 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
         Verb::Delete(args) => oci::delete(&context, &args),
         Verb::Run(args) => oci::run(&context, &args),
         Verb::Exec(args) => oci::exec(&context, &args),
+        Verb::Pause(args) => control::pause(&context, &args),
+        Verb::Resume(args) => control::resume(&context, &args),
+        Verb::Update(args) => control::update(&context, &args),
         Verb::List(args) => oci::list(&context, &args),
         Verb::Spec(args) => oci::spec(&context, &args),
         Verb::Job(job::Verb::Explain(mut args)) => {

@@ -13,7 +13,6 @@ use super::proxy::{Proxy, Signals};
 use super::sockets::connect;
 use super::terminal::Relay;
 use crate::host::Facts;
-use crate::kernel::cgroup::{self};
 use crate::kernel::channel::{Channel, Heard};
 use crate::kernel::launch::Failure;
 use crate::kernel::{failure, hook, sys};
@@ -263,32 +262,6 @@ fn start_failure(record: &Record, failure: Failure) -> Refusal {
     Refusal { problems: vec![failure::explain(&plan, &f)], code: failure::exit_code(&plan, &f) }
 }
 
-/// `kill`: one signal to the first process, or to all.
-///
-/// # Errors
-/// The container does not run.
-pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<(), Refusal> {
-    let record = store.load(id)?;
-    let not_running = || {
-        Problem::user(format!("container {id:?} is not running"))
-            .hint("denovo state shows what it is; denovo delete removes what is left")
-    };
-    if all {
-        for pid in cgroup::pids(&record.cgroup).map_err(Problem::from)? {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal_of(signal));
-        }
-        return Ok(());
-    }
-    let pidfd = record.init.and_then(|p| p.open()).ok_or_else(not_running)?;
-    sys::pidfd_send_signal(pidfd.as_fd(), signal).map_err(|e| {
-        Problem::user(format!("container {id:?}: signal {signal}: {}", e.desc())).into()
-    })
-}
-
-fn signal_of(number: i32) -> Option<nix::sys::signal::Signal> {
-    nix::sys::signal::Signal::try_from(number).ok()
-}
-
 /// `delete`: removes what a stopped container left; with `force` ends it first.
 ///
 /// # Errors
@@ -309,7 +282,7 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
         Err(problem) => return Err(problem.into()),
     };
     let status = store.status(&record);
-    if matches!(status, Status::Running | Status::Creating) && !force {
+    if matches!(status, Status::Running | Status::Paused | Status::Creating) && !force {
         return Err(Problem::user(format!(
             "container {id:?} is {} and cannot be deleted",
             status.name()
@@ -319,6 +292,7 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
     }
     if let Some(pidfd) = record.init.and_then(|p| p.open()) {
         let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+        super::control::wake(&record)?;
         wait_end(&record, &pidfd)?;
     }
     clean(store, &record)?;

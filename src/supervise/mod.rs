@@ -2,6 +2,7 @@
 //! and its init.
 
 pub mod container;
+pub mod control;
 pub mod exec;
 pub mod groups;
 pub mod init;
@@ -13,3 +14,4 @@ pub mod proxy;
 pub mod sockets;
 pub mod stage;
 pub mod terminal;
+pub mod update;

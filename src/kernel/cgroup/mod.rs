@@ -20,12 +20,14 @@ mod error;
 mod processes;
 mod removal;
 mod settings;
+mod update;
 mod usage;
 
 pub use doors::{Doors, open_doors, place};
 pub use error::CgroupError;
-pub use processes::{freeze, kill, pids, thaw};
+pub use processes::{freeze, freezing_group, frozen, kill, pids, thaw};
 pub use removal::{remove, remove_now};
+pub use update::{change, in_force};
 pub use usage::{Usage, usage};
 
 use directory::Directory;

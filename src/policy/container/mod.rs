@@ -10,7 +10,9 @@ use oci_spec::runtime::Linux;
 use crate::host::Facts;
 use crate::problem::Problems;
 use crate::request::oci::{Bundle, ProcessDocument};
+use crate::request::resources::ResourcesDocument;
 
+use super::limits::Limits;
 use super::spec::{self, Spec};
 
 mod capabilities;
@@ -115,6 +117,30 @@ pub fn check_process(
     unsupported::process(&document.process, &mut found);
     let process = process::check(&document.process, around, &mut found);
     found.conclude(process)
+}
+
+/// Checks limits for a container that runs (`update`). Its device list stays
+/// as it is, as with runc; a document that has one is warned about.
+///
+/// # Errors
+/// Every problem of the document; fields are named as in config.json.
+pub fn check_resources(
+    document: &ResourcesDocument,
+    facts: &Facts,
+) -> Result<(Limits, Vec<String>), Problems> {
+    let mut found = Findings::default();
+    for field in &document.unknown {
+        let field = format!("linux.resources.{field}");
+        found.warn(field, "is no field of the OCI specification that denovo knows; ignored");
+    }
+    if document.resources.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        found.warn("linux.resources.devices", "stays as it is: update does not change it");
+    }
+    let mut linux = empty_linux();
+    linux.set_resources(Some(document.resources.clone()));
+    unsupported::check(&oci_spec::runtime::Spec::default(), &linux, &mut found);
+    let limits = resources::check(&linux, facts, &mut found);
+    found.conclude(limits)
 }
 
 /// Why a bundle has no root; empty when it has one.
