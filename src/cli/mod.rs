@@ -1,10 +1,12 @@
 //! The command line: from argv to an exit code.
 
 mod control;
+mod inspect;
 mod job;
 mod node;
 mod oci;
 pub mod say;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,8 +20,17 @@ use say::{Voice, out};
 
 /// One fresh machine per job on a shared compute node.
 #[derive(Debug, Parser)]
-#[command(name = "denovo", version, about, disable_help_subcommand = true)]
+#[command(
+    name = "denovo",
+    version,
+    about,
+    disable_help_subcommand = true,
+    disable_version_flag = true
+)]
 struct Cli {
+    /// Print versions
+    #[arg(short = 'V', short_alias = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -71,6 +82,16 @@ enum Verb {
     Resume(oci::Id),
     /// Change the limits of a container that runs
     Update(Box<control::Update>),
+    /// List the processes of a container
+    Ps(inspect::Ps),
+    /// Print statistics of a container at intervals, and when memory runs out
+    Events(inspect::Events),
+    /// Print what a config.json may ask for, as JSON
+    Features,
+    #[command(hide = true)]
+    Checkpoint(inspect::Foreign),
+    #[command(hide = true)]
+    Restore(inspect::Foreign),
     /// List containers
     #[command(visible_alias = "ls")]
     List(oci::List),
@@ -133,10 +154,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
     let argv: Vec<OsString> = argv.into_iter().collect();
     match parse(&argv) {
         Ok(cli) => dispatch(cli, false),
-        Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { 125 } else { 0 }
-        }
+        Err(error) => usage::answer(&error, &argv),
     }
 }
 
@@ -152,7 +170,7 @@ fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
             && let Some((_, inner)) = matches.subcommand()
         {
             let global = Global::from_arg_matches(&matches)?;
-            return Ok(Cli { global, verb: (verb.read)(inner)? });
+            return Ok(Cli { version: None, global, verb: (verb.read)(inner)? });
         }
     }
     Cli::try_parse_from(argv)
@@ -268,6 +286,11 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
         Verb::Pause(args) => control::pause(&context, &args),
         Verb::Resume(args) => control::resume(&context, &args),
         Verb::Update(args) => control::update(&context, &args),
+        Verb::Ps(args) => inspect::ps(&context, &args),
+        Verb::Events(args) => inspect::events(&context, &args),
+        Verb::Features => inspect::features(),
+        Verb::Checkpoint(_) => inspect::not_supported("checkpoint"),
+        Verb::Restore(_) => inspect::not_supported("restore"),
         Verb::List(args) => oci::list(&context, &args),
         Verb::Spec(args) => oci::spec(&context, &args),
         Verb::Job(job::Verb::Explain(mut args)) => {
@@ -290,14 +313,12 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
 /// Parses the rest as a command line of its own, to be explained.
 fn explained(context: &Context, args: Explain) -> i32 {
     let argv = std::iter::once(OsString::from("denovo")).chain(args.command);
-    match parse(&argv.collect::<Vec<_>>()) {
+    let argv: Vec<OsString> = argv.collect();
+    match parse(&argv) {
         Ok(mut cli) => {
             cli.global.root = cli.global.root.or_else(|| context.global.root.clone());
             dispatch(cli, true)
         }
-        Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { 125 } else { 0 }
-        }
+        Err(error) => usage::answer(&error, &argv),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod control;
+pub mod events;
 pub mod exec;
 pub mod groups;
 pub mod init;
@@ -11,6 +12,7 @@ pub mod making;
 pub mod monitor;
 pub mod protocol;
 pub mod proxy;
+pub mod ps;
 pub mod sockets;
 pub mod stage;
 pub mod terminal;

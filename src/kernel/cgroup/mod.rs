@@ -17,16 +17,20 @@ mod devices;
 mod directory;
 mod doors;
 mod error;
+mod oom;
 mod processes;
 mod removal;
 mod settings;
+mod stats;
 mod update;
 mod usage;
 
 pub use doors::{Doors, open_doors, place};
 pub use error::CgroupError;
+pub use oom::Oom;
 pub use processes::{freeze, freezing_group, frozen, kill, pids, thaw};
 pub use removal::{remove, remove_now};
+pub use stats::stats;
 pub use update::{change, in_force};
 pub use usage::{Usage, usage};
 

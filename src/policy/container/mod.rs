@@ -18,6 +18,7 @@ use super::spec::{self, Spec};
 mod capabilities;
 mod cgroup;
 mod devices;
+pub mod features;
 mod findings;
 pub mod further;
 mod hooks;
