@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 use super::exec::process_plan;
+use super::interrupt::Interrupts;
 use super::making::Making;
 use super::proxy::{Proxy, Signals};
 use super::sockets::connect;
@@ -135,11 +136,14 @@ pub fn create(
 ) -> Result<(), Refusal> {
     let options = StartOptions { detach: true, ..options.clone() };
     let ready = ready(id, &options, true, warn)?;
+    let interrupts = Interrupts::hold()?;
     let mut making = Making::claim(store, id, ready, &options, false)?;
     let listener = making.listen()?;
     let born = making.launch(Some(&listener), SigSet::empty())?;
-    making.attend(&born)?;
+    making.attend(&born, &interrupts)?;
+    interrupts.check()?;
     making.finish(&born)?;
+    interrupts.too_late();
     Ok(())
 }
 
@@ -163,9 +167,11 @@ pub fn run(
         Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
     let poststop = ready.spec.hooks.poststop.clone();
     let poststart = ready.spec.hooks.poststart.clone();
+    let interrupts = Interrupts::hold()?;
     let mut making = Making::claim(store, id, ready, options, !options.detach && !options.keep)?;
     let born = making.launch(None, SigSet::empty())?;
-    let terminal = making.attend(&born)?;
+    let terminal = making.attend(&born, &interrupts)?;
+    drop(interrupts);
     let record = making.finish(&born)?;
     run_hooks_of(&record, &poststart, Status::Running, warn);
     if options.detach {
@@ -204,7 +210,7 @@ fn run_hooks_of(record: &Record, hooks: &[Hook], status: Status, warn: &dyn Fn(&
     }
     let text = serde_json::to_vec(&record.state(status)).unwrap_or_default();
     for hook in hooks {
-        if let Err(e) = hook::run_one(hook, &text) {
+        if let Err(e) = hook::run_one(hook, &text, None) {
             warn(&e.to_string());
         }
     }

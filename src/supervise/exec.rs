@@ -1,6 +1,7 @@
 //! `exec`: one more process in a running container.
 
 use super::container::Refusal;
+use super::interrupt::Interrupts;
 use super::making::write_pid_file;
 use super::proxy::{Proxy, Signals};
 use super::sockets::send_terminal;
@@ -19,7 +20,7 @@ use crate::record::container::{Record, Status, Store};
 use crate::record::process::ProcessName;
 use nix::sys::signal::SigSet;
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 /// What `exec` is told.
@@ -69,9 +70,14 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
         problems: vec![failure::explain(&plan, f)],
         code: failure::exit_code(&plan, f),
     };
+    let interrupts = Interrupts::hold()?;
     let born = launch(&plan, &doors, &extra).map_err(|f| refuse(&f))?;
     let mut terminal = None;
     loop {
+        // Into a paused container it can take long.
+        interrupts.wait(born.channel.as_owned().as_fd()).inspect_err(|_| {
+            let _ = crate::kernel::sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
+        })?;
         match born.next() {
             Err(f) => {
                 let _ = super::proxy::exit_code(born.pid);
@@ -85,6 +91,7 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
             Ok(_) => {}
         }
     }
+    drop(interrupts);
     if let Some(path) = &options.pid_file {
         write_pid_file(path, born.pid)?;
     }

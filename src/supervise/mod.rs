@@ -7,6 +7,7 @@ pub mod events;
 pub mod exec;
 pub mod groups;
 pub mod init;
+pub mod interrupt;
 pub mod job;
 pub mod making;
 pub mod monitor;
