@@ -19,11 +19,12 @@ use crate::kernel::launch::Failure;
 use crate::kernel::{failure, hook, sys};
 use crate::plan::Plan;
 use crate::plan::build::{self, Options};
-use crate::policy::container::Checked;
+use crate::policy::container::{self as policy, Checked};
 use crate::policy::spec::{Hook, Spec};
 use crate::policy::text::CText;
 use crate::problem::{Problem, Problems};
 use crate::record::container::{Record, Status, Store};
+use crate::record::filters::KeptFilters;
 use crate::request::oci::Bundle;
 
 /// What `create` and `run` are told beside the id.
@@ -71,11 +72,12 @@ fn ready(
     id: &str,
     options: &StartOptions,
     wait: bool,
+    filters: &KeptFilters,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Refusal> {
     let bundle = Bundle::load(&options.bundle)?;
     let facts = Facts::read()?;
-    let Checked { spec, warnings } = crate::policy::container::check(&bundle, id, &facts)?;
+    let Checked { spec, warnings } = policy::check_with(&bundle, id, &facts, filters)?;
     for warning in &warnings {
         warn(warning);
     }
@@ -121,7 +123,7 @@ pub fn explain(
     wait: bool,
     warn: &dyn Fn(&str),
 ) -> Result<Vec<String>, Refusal> {
-    Ok(ready(id, options, wait, warn)?.plan.lines())
+    Ok(ready(id, options, wait, &KeptFilters::to_read(), warn)?.plan.lines())
 }
 
 /// `create`: everything up to the process, which waits for `start`.
@@ -135,7 +137,7 @@ pub fn create(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     let options = StartOptions { detach: true, ..options.clone() };
-    let ready = ready(id, &options, true, warn)?;
+    let ready = ready(id, &options, true, &KeptFilters::own(), warn)?;
     let interrupts = Interrupts::hold()?;
     let mut making = Making::claim(store, id, ready, &options, false)?;
     let listener = making.listen()?;
@@ -157,7 +159,7 @@ pub fn run(
     options: &StartOptions,
     warn: &dyn Fn(&str),
 ) -> Result<i32, Refusal> {
-    let ready = ready(id, options, false, warn)?;
+    let ready = ready(id, options, false, &KeptFilters::own(), warn)?;
     if ready.spec.process.is_none() {
         return Err(Problem::user("config.json has no `process`, so there is nothing to run")
             .hint("add one, or use denovo create")

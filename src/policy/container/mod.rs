@@ -43,6 +43,24 @@ pub use process::Surroundings;
 /// namespace first (user_namespaces(7)).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
+/// Compiled system call filters of earlier starts, by the text of all that
+/// they depend on.
+pub trait Filters {
+    fn load(&self, request: &[u8]) -> Option<Vec<u8>>;
+    fn keep(&self, request: &[u8], program: &[u8]);
+}
+
+/// None are kept.
+pub struct NoFilters;
+
+impl Filters for NoFilters {
+    fn load(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn keep(&self, _: &[u8], _: &[u8]) {}
+}
+
 /// What [`check`] answers.
 #[derive(Debug, Clone)]
 pub struct Checked {
@@ -63,6 +81,19 @@ pub struct Checked {
 /// # Errors
 /// Every [`crate::problem::Problem`] of the configuration, in its order.
 pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Problems> {
+    check_with(bundle, id, facts, &NoFilters)
+}
+
+/// [`check`], with compiled system call filters from `filters`.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_with(
+    bundle: &Bundle,
+    id: &str,
+    facts: &Facts,
+    filters: &dyn Filters,
+) -> Result<Checked, Problems> {
     let mut found = Findings::default();
     let config = &bundle.config;
     for field in &bundle.unknown {
@@ -89,7 +120,7 @@ pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Proble
         masked_paths: inside("linux.maskedPaths", linux.masked_paths(), &mut found),
         readonly_paths: inside("linux.readonlyPaths", linux.readonly_paths(), &mut found),
         cgroup: cgroup::check(linux, id, facts, &mut found),
-        seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, &mut found)),
+        seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, filters, &mut found)),
         hooks: config.hooks().as_ref().map(|h| hooks::check(h, &mut found)).unwrap_or_default(),
         annotations: annotations(bundle, &mut found),
         fixtures: mounts.into_iter().map(spec::Fixture::Mount).collect(),

@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 };
 
 use super::findings::Findings;
-use super::seccomp_newer;
+use super::{Filters, seccomp_newer};
 use crate::policy::spec::Seccomp;
 use crate::problem::Problem;
 
@@ -90,7 +90,7 @@ pub(super) const FLAGS: &[&str] = &[
 /// warning), and so is a rule that says what the default says; comparisons of
 /// one argument with several values are alternatives; and what is newer than
 /// the profile does not exist ([`seccomp_newer`]).
-pub(super) fn check(asked: &Asked, found: &mut Findings) -> Option<Seccomp> {
+pub(super) fn check(asked: &Asked, filters: &dyn Filters, found: &mut Findings) -> Option<Seccomp> {
     listener(asked, found);
     let flags = flags(asked, found);
     let default = action(
@@ -101,7 +101,7 @@ pub(super) fn check(asked: &Asked, found: &mut Findings) -> Option<Seccomp> {
     );
     let rules = rules(asked, found);
     let (default, rules) = (default?, rules?);
-    match compile(asked, default, &rules) {
+    match compiled(asked, default, &rules, filters) {
         Ok(program) if program.len() / INSTRUCTION > MAX_INSTRUCTIONS => {
             found.refuse("linux.seccomp", "its program is longer than the kernel takes");
             None
@@ -280,6 +280,45 @@ fn comparison(arg: &LinuxSeccompArg) -> ScmpArgCompare {
     };
     // An index was held to 0..=5 before.
     ScmpArgCompare::new(u32::try_from(arg.index()).unwrap_or(0), op, datum)
+}
+
+/// From `filters`, or compiled and kept there: libseccomp takes longer than
+/// the whole rest of a start for a profile of the usual size.
+fn compiled(
+    asked: &Asked,
+    default: ScmpAction,
+    rules: &[Rule],
+    filters: &dyn Filters,
+) -> Result<Vec<u8>, Problem> {
+    let request = if rules.len() > MANY_RULES { request(asked) } else { None };
+    let Some(request) = request else { return compile(asked, default, rules) };
+    let whole = |p: &Vec<u8>| !p.is_empty() && p.len().is_multiple_of(INSTRUCTION);
+    if let Some(program) = filters.load(&request).filter(whole) {
+        return Ok(program);
+    }
+    let program = compile(asked, default, rules)?;
+    filters.keep(&request, &program);
+    Ok(program)
+}
+
+/// All that a compiled filter depends on, as one text: the profile, and who
+/// compiles it for what.
+fn request(asked: &Asked) -> Option<Vec<u8>> {
+    let library = libseccomp::ScmpVersion::current().ok()?;
+    let kernel = nix::sys::utsname::uname().ok()?;
+    let mut text = format!(
+        "denovo {} libseccomp {}.{}.{} linux {} {:?}\n",
+        env!("CARGO_PKG_VERSION"),
+        library.major,
+        library.minor,
+        library.micro,
+        // What it refuses is not compiled in (SCMP_ACT_LOG before 4.14).
+        kernel.release().to_string_lossy(),
+        ScmpArch::native(),
+    )
+    .into_bytes();
+    serde_json::to_writer(&mut text, asked).ok()?;
+    Some(text)
 }
 
 fn compile(asked: &Asked, default: ScmpAction, rules: &[Rule]) -> Result<Vec<u8>, Problem> {
