@@ -70,19 +70,19 @@ pub struct Ready {
 fn ready(
     id: &str,
     options: &StartOptions,
+    facts: &Facts,
     wait: bool,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Refusal> {
     let bundle = Bundle::load(&options.bundle)?;
-    let facts = Facts::read()?;
-    let Checked { spec, warnings } = crate::policy::container::check(&bundle, id, &facts)?;
+    let Checked { spec, warnings } = crate::policy::container::check(&bundle, id, facts)?;
     for warning in &warnings {
         warn(warning);
     }
     check_terminal(&spec, options)?;
     let plan = build::plan(
         &spec,
-        &facts,
+        facts,
         &Options {
             id: id.to_owned(),
             anchor: CText::default(),
@@ -111,17 +111,18 @@ fn check_terminal(spec: &Spec, options: &StartOptions) -> Result<(), Problem> {
     }
 }
 
-/// The lines of `denovo explain create|run`.
+/// The lines of `denovo explain create|run`, on the node of `facts`.
 ///
 /// # Errors
 /// As create.
 pub fn explain(
     id: &str,
     options: &StartOptions,
+    facts: &Facts,
     wait: bool,
     warn: &dyn Fn(&str),
 ) -> Result<Vec<String>, Refusal> {
-    Ok(ready(id, options, wait, warn)?.plan.lines())
+    Ok(ready(id, options, facts, wait, warn)?.plan.lines())
 }
 
 /// `create`: everything up to the process, which waits for `start`.
@@ -135,7 +136,7 @@ pub fn create(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     let options = StartOptions { detach: true, ..options.clone() };
-    let ready = ready(id, &options, true, warn)?;
+    let ready = ready(id, &options, &Facts::read()?, true, warn)?;
     let mut making = Making::claim(store, id, ready, &options, false)?;
     let listener = making.listen()?;
     let born = making.launch(Some(&listener), SigSet::empty())?;
@@ -154,7 +155,7 @@ pub fn run(
     options: &StartOptions,
     warn: &dyn Fn(&str),
 ) -> Result<i32, Refusal> {
-    let ready = ready(id, options, false, warn)?;
+    let ready = ready(id, options, &Facts::read()?, false, warn)?;
     if ready.spec.process.is_none() {
         return Err(Problem::user("config.json has no `process`, so there is nothing to run")
             .hint("add one, or use denovo create")
