@@ -167,7 +167,10 @@ impl Monitor {
             entering: false,
             init: Some(&init::main),
         };
-        let refuse = |plan: &Plan, f: &Failure| vec![failure::explain(plan, f)];
+        let refuse = |plan: &Plan, f: &Failure| {
+            let starved = f.step.is_none().then(|| groups::out_of_memory(&plan.cgroup)).flatten();
+            vec![starved.unwrap_or_else(|| failure::explain(plan, f))]
+        };
         let born = match launch(&orders.plan, &doors, &extra) {
             Ok(born) => born,
             Err(f) => return Err(undo(&orders, refuse(&orders.plan, &f))),
