@@ -32,7 +32,7 @@ pub fn enter(plan: &mut CgroupPlan) -> Result<Doors, Problem> {
 /// # Errors
 /// A process does not end, or a group cannot be removed; it is named.
 pub fn end(plan: &CgroupPlan) -> Result<(), Problem> {
-    if plan.groups.is_empty() {
+    if plan.groups.is_empty() && plan.resctrl.is_none() {
         return Ok(());
     }
     // Most of the time nothing is left, and rmdir is the cheapest way to see.
