@@ -1,6 +1,7 @@
 //! `exec`: one more process in a running container.
 
 use super::container::Refusal;
+use super::listener::Agent;
 use super::making::write_pid_file;
 use super::proxy::{Proxy, Signals};
 use super::sockets::send_terminal;
@@ -9,6 +10,7 @@ use crate::kernel::cgroup::{self};
 use crate::kernel::channel::Heard;
 use crate::kernel::failure;
 use crate::kernel::launch::{Extra, launch};
+use crate::kernel::sys;
 use crate::plan::build::{self};
 use crate::plan::{self, Plan};
 use crate::policy::spec::Process;
@@ -18,7 +20,7 @@ use crate::record::container::{Record, Status, Store};
 use crate::record::process::ProcessName;
 use nix::sys::signal::SigSet;
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 /// What `exec` is told.
@@ -51,9 +53,15 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
     let signals =
         Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
     let (joins, _held) = namespaces_of(init)?;
-    let mut plan = process_plan(Some(&options.process), joins, &record);
+    let mut process = options.process.clone();
+    if let Some(own) = &record.process {
+        process.attributes = process.attributes.or(&own.attributes);
+    }
+    let agent = record.listener.as_ref().map(Agent::connect).transpose()?;
+    let mut plan = process_plan(Some(&process), joins, &record);
+    plan.launch.cpus = process.attributes.cpus_before.clone();
     plan.seccomp = store.load_filter(&record)?;
-    plan.inside = exec_steps(&options.process, plan.seccomp.is_some());
+    plan.inside = exec_steps(&process, plan.seccomp.is_some());
     let doors = cgroup::open_doors(&record.cgroup, None).map_err(Problem::from)?;
     let extra = Extra {
         start: None,
@@ -79,6 +87,14 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
                 Some(path) => send_terminal(path, &master)?,
                 None => terminal = Some(master),
             },
+            Ok(Heard::Listener(fd)) => {
+                let told = agent.as_ref().map(|a| a.hand_over(&fd, born.pid, record.state(status)));
+                if let Some(Err(problem)) = told {
+                    let _ = sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
+                    let _ = super::proxy::exit_code(born.pid);
+                    return Err(problem.into());
+                }
+            }
             Ok(Heard::Closed) => break,
             Ok(_) => {}
         }
@@ -100,8 +116,11 @@ fn exec_steps(process: &Process, filtered: bool) -> Vec<plan::inside::Inside> {
         program: Vec::new(),
         flags: 0,
         summary: String::new(),
+        listener: None,
     });
-    let mut steps = vec![Inside::EnterGroups, Inside::NewSession];
+    let mut steps = vec![Inside::EnterGroups];
+    steps.extend(process.attributes.cpus.clone().map(Inside::Affinity));
+    steps.push(Inside::NewSession);
     if process.terminal {
         let (rows, columns) = process.console_size.unwrap_or((0, 0));
         steps.push(Inside::Console { rows, columns });

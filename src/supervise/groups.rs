@@ -43,7 +43,7 @@ pub fn out_of_memory(plan: &CgroupPlan) -> Option<Problem> {
 /// # Errors
 /// A process does not end, or a group cannot be removed; it is named.
 pub fn end(plan: &CgroupPlan) -> Result<(), Problem> {
-    if plan.groups.is_empty() {
+    if plan.groups.is_empty() && plan.resctrl.is_none() {
         return Ok(());
     }
     // Most of the time nothing is left, and rmdir is the cheapest way to see.

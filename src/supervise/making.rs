@@ -2,14 +2,16 @@
 //! anything fails.
 
 use super::container::{Ready, Refusal, StartOptions};
+use super::listener::Agent;
 use super::sockets::{listen, send_terminal};
 use crate::kernel::cgroup::Doors;
 use crate::kernel::channel::{Channel, Heard, Word};
 use crate::kernel::launch::{Born, Extra, NotLaunched, launch_placed};
+use crate::kernel::net_device::{self, Moved};
 use crate::kernel::{failure, hook};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
-use crate::policy::spec::Hook;
+use crate::policy::spec::{Hook, NetDevice};
 use crate::problem::Problem;
 use crate::record::container::{Record, Status, Store};
 use crate::record::process::ProcessName;
@@ -28,6 +30,10 @@ pub struct Making<'a> {
     hooks: crate::policy::spec::Hooks,
     doors: Doors,
     pid: Option<i32>,
+    /// Answers calls for the container.
+    agent: Option<Agent>,
+    net_devices: Vec<NetDevice>,
+    moved: Moved,
     done: bool,
 }
 
@@ -39,9 +45,11 @@ impl<'a> Making<'a> {
         options: &'a StartOptions,
         transient: bool,
     ) -> Result<Self, Refusal> {
+        let Ready { spec, plan, bundle } = ready;
+        let listener = spec.seccomp.as_ref().and_then(|filter| filter.listener.clone());
+        let agent = listener.as_ref().map(Agent::connect).transpose()?;
         let uid = nix::unistd::geteuid().as_raw();
         store.claim(id, uid)?;
-        let Ready { spec, plan, bundle } = ready;
         let record = Record {
             id: id.to_owned(),
             bundle: bundle.dir.clone(),
@@ -56,6 +64,7 @@ impl<'a> Making<'a> {
             process: spec.process,
             transient,
             seccomp: spec.seccomp.as_ref().map(|filter| filter.flags),
+            listener,
         };
         let mut making = Self {
             store,
@@ -65,6 +74,9 @@ impl<'a> Making<'a> {
             hooks: spec.hooks,
             doors: Doors { v1_tasks: Vec::new(), v2_dir: None },
             pid: None,
+            agent,
+            net_devices: spec.net_devices,
+            moved: Moved::default(),
             done: false,
         };
         store.save_first(&making.record)?;
@@ -117,7 +129,7 @@ impl<'a> Making<'a> {
     }
 
     /// Answers the child until it is created, or executed.
-    pub fn attend(&self, born: &Born) -> Result<Option<OwnedFd>, Refusal> {
+    pub fn attend(&mut self, born: &Born) -> Result<Option<OwnedFd>, Refusal> {
         let mut terminal = None;
         loop {
             match born.next().map_err(|f| self.refuse(&f))? {
@@ -126,6 +138,15 @@ impl<'a> Making<'a> {
                     Some(path) => send_terminal(path, &master)?,
                     None => terminal = Some(master),
                 },
+                Heard::Listener(fd) => {
+                    if let Some(agent) = &self.agent {
+                        agent.hand_over(&fd, born.pid, self.record.state(Status::Creating))?;
+                    }
+                }
+                Heard::WantDevices => {
+                    self.moved = net_device::move_in(&self.net_devices, born.pid)?;
+                    self.say(&born.channel, Word::Go)?;
+                }
                 Heard::RunHooks => {
                     for hook in self.hooks.prestart.iter().chain(&self.hooks.create_runtime) {
                         self.run_hook(hook)?;
@@ -169,6 +190,7 @@ impl<'a> Making<'a> {
             self.record.keeper = None;
             self.store.save(&self.record)?;
         }
+        std::mem::take(&mut self.moved).kept();
         self.done = true;
         Ok(self.record.clone())
     }
@@ -179,6 +201,8 @@ impl Drop for Making<'_> {
         if self.done {
             return;
         }
+        // Back before the namespace that they are in ends.
+        drop(std::mem::take(&mut self.moved));
         if let Some(pid) = self.pid {
             let pid = nix::unistd::Pid::from_raw(pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);

@@ -6,6 +6,7 @@ pub mod exec;
 pub mod groups;
 pub mod init;
 pub mod job;
+pub mod listener;
 pub mod making;
 pub mod monitor;
 pub mod protocol;

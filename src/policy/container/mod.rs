@@ -1,9 +1,8 @@
 //! From an OCI config.json to a checked [`Spec`]: one function per subject,
 //! and every reason why not at once.
 //!
-//! Each problem begins with the JSON path of its field. What the
-//! specification has and [`Spec`] has no place for is refused by name
-//! (`unsupported`), never dropped.
+//! Each problem begins with the JSON path of its field. What has no meaning on
+//! Linux is refused by name (`unsupported`), never dropped.
 
 use oci_spec::runtime::Linux;
 
@@ -13,20 +12,27 @@ use crate::request::oci::{Bundle, ProcessDocument};
 
 use super::spec::{self, Spec};
 
+mod attributes;
 mod capabilities;
 mod cgroup;
 mod devices;
 mod findings;
 pub mod further;
 mod hooks;
+mod labels;
+mod mount_ids;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod paths;
 mod process;
+mod rdt;
 mod resources;
+mod resources_io;
 mod root;
 mod seccomp;
+mod seccomp_listener;
 mod seccomp_newer;
 mod sysctl;
 #[cfg(test)]
@@ -69,10 +75,16 @@ pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Proble
     let linux = config.linux().as_ref().unwrap_or(&empty);
 
     version(config.version(), &mut found);
-    unsupported::check(config, linux, &mut found);
+    unsupported::check(config, &mut found);
     let namespaces = namespaces::check(linux, facts, &mut found);
     let around = Surroundings::of(&namespaces, facts);
-    let process = config.process().as_ref().map(|p| process::check(p, &around, &mut found));
+    let mut process = config.process().as_ref().map(|p| process::check(p, &around, &mut found));
+    let personality = attributes::personality(linux, &mut found);
+    let memory_policy = attributes::memory_policy(linux, &mut found);
+    if let Some(process) = &mut process {
+        let attributes = &mut process.attributes;
+        (attributes.personality, attributes.memory_policy) = (personality, memory_policy);
+    }
     let mounts = mounts::check(bundle, &namespaces, facts, &mut found);
     let own_dev = !mounts.iter().any(mounts::binds_dev);
     let spec = Spec {
@@ -86,6 +98,8 @@ pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Proble
         masked_paths: inside("linux.maskedPaths", linux.masked_paths(), &mut found),
         readonly_paths: inside("linux.readonlyPaths", linux.readonly_paths(), &mut found),
         cgroup: cgroup::check(linux, id, facts, &mut found),
+        intel_rdt: rdt::check(linux, id, &mut found),
+        net_devices: net_devices::check(linux, &namespaces, facts, &mut found),
         seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, &mut found)),
         hooks: config.hooks().as_ref().map(|h| hooks::check(h, &mut found)).unwrap_or_default(),
         annotations: annotations(bundle, &mut found),
@@ -115,6 +129,31 @@ pub fn check_process(
     unsupported::process(&document.process, &mut found);
     let process = process::check(&document.process, around, &mut found);
     found.conclude(process)
+}
+
+/// Checks limits for a container that runs (`update`): a `resources` object of
+/// its own, as in `linux.resources`.
+///
+/// # Arguments
+/// * `unknown` - the fields of the document that nobody knows
+///
+/// # Errors
+/// Every problem of the document; fields are named as in config.json.
+pub fn check_resources(
+    asked: &crate::request::oci::Resources,
+    unknown: &[String],
+    facts: &Facts,
+) -> Result<(super::limits::Limits, Vec<String>), Problems> {
+    let mut found = Findings::default();
+    for field in unknown {
+        let field = format!("linux.resources.{field}");
+        found.warn(field, "is no field of the OCI specification that denovo knows; ignored");
+    }
+    if asked.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        found.warn("linux.resources.devices", "are fixed when the container is made; unchanged");
+    }
+    let limits = resources::check(asked, facts, &mut found);
+    found.conclude(limits)
 }
 
 /// Why a bundle has no root; empty when it has one.
