@@ -1,9 +1,12 @@
 //! The command line: from argv to an exit code.
 
+mod control;
+mod inspect;
 mod job;
 mod node;
 mod oci;
 pub mod say;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,8 +22,17 @@ use say::{Voice, out};
 
 /// One fresh machine per job on a shared compute node.
 #[derive(Debug, Parser)]
-#[command(name = "denovo", version, about, disable_help_subcommand = true)]
+#[command(
+    name = "denovo",
+    version,
+    about,
+    disable_help_subcommand = true,
+    disable_version_flag = true
+)]
 struct Cli {
+    /// Print versions
+    #[arg(short = 'V', short_alias = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -66,6 +78,22 @@ enum Verb {
     Run(oci::Run),
     /// Execute a process in a running container
     Exec(oci::Exec),
+    /// Stop every process of a container where it is
+    Pause(oci::Id),
+    /// Let a paused container go on
+    Resume(oci::Id),
+    /// Change the limits of a container that runs
+    Update(Box<control::Update>),
+    /// List the processes of a container
+    Ps(inspect::Ps),
+    /// Print statistics of a container at intervals, and when memory runs out
+    Events(inspect::Events),
+    /// Print what a config.json may ask for, as JSON
+    Features,
+    #[command(hide = true)]
+    Checkpoint(inspect::Foreign),
+    #[command(hide = true)]
+    Restore(inspect::Foreign),
     /// List containers
     #[command(visible_alias = "ls")]
     List(oci::List),
@@ -147,10 +175,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
     let argv: Vec<OsString> = argv.into_iter().collect();
     match parse(&argv) {
         Ok(cli) => dispatch(cli, None),
-        Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { 125 } else { 0 }
-        }
+        Err(error) => usage::answer(&error, &argv),
     }
 }
 
@@ -166,7 +191,7 @@ fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
             && let Some((_, inner)) = matches.subcommand()
         {
             let global = Global::from_arg_matches(&matches)?;
-            return Ok(Cli { global, verb: (verb.read)(inner)? });
+            return Ok(Cli { version: None, global, verb: (verb.read)(inner)? });
         }
     }
     Cli::try_parse_from(argv)
@@ -286,6 +311,14 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
         Verb::Delete(args) => oci::delete(&context, &args),
         Verb::Run(args) => oci::run(&context, &args),
         Verb::Exec(args) => oci::exec(&context, &args),
+        Verb::Pause(args) => control::pause(&context, &args),
+        Verb::Resume(args) => control::resume(&context, &args),
+        Verb::Update(args) => control::update(&context, &args),
+        Verb::Ps(args) => inspect::ps(&context, &args),
+        Verb::Events(args) => inspect::events(&context, &args),
+        Verb::Features => inspect::features(),
+        Verb::Checkpoint(_) => inspect::not_supported("checkpoint"),
+        Verb::Restore(_) => inspect::not_supported("restore"),
         Verb::List(args) => oci::list(&context, &args),
         Verb::Spec(args) => oci::spec(&context, &args),
         Verb::Job(job::Verb::Explain(mut args)) => {
@@ -308,14 +341,12 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
 /// Parses the rest as a command line of its own, to be explained.
 fn explained(context: &Context, args: Explain) -> i32 {
     let argv = std::iter::once(OsString::from("denovo")).chain(args.command);
-    match parse(&argv.collect::<Vec<_>>()) {
+    let argv: Vec<OsString> = argv.collect();
+    match parse(&argv) {
         Ok(mut cli) => {
             cli.global.root = cli.global.root.or_else(|| context.global.root.clone());
             dispatch(cli, Some(Explaining { facts: args.facts }))
         }
-        Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { 125 } else { 0 }
-        }
+        Err(error) => usage::answer(&error, &argv),
     }
 }
