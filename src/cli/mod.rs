@@ -13,6 +13,8 @@ use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
+use crate::host::Facts;
+use crate::problem::Problem;
 use crate::record::base;
 use crate::record::container::Store;
 use crate::supervise::container::Refusal;
@@ -109,6 +111,9 @@ enum Verb {
 
 #[derive(Debug, Args)]
 pub struct Explain {
+    /// Explain for the node that this file describes, as `denovo node facts` prints it
+    #[arg(long, value_name = "FILE")]
+    facts: Option<PathBuf>,
     /// The command, without `denovo`
     #[arg(
         trailing_var_arg = true,
@@ -125,6 +130,8 @@ pub struct Context {
     pub voice: Voice,
     /// Print the plan, do nothing.
     pub explain: bool,
+    /// Where another node's facts are, to explain what would be done there.
+    facts: Option<PathBuf>,
 }
 
 impl Context {
@@ -137,6 +144,20 @@ impl Context {
     /// The base directory for everything else.
     pub fn base(&self) -> PathBuf {
         self.global.root.clone().unwrap_or_else(|| base::base(nix::unistd::geteuid().as_raw()))
+    }
+
+    /// This node's facts, or those of `explain --facts`.
+    ///
+    /// # Errors
+    /// They cannot be read, or are none.
+    pub fn facts(&self) -> Result<Facts, Problem> {
+        let Some(file) = &self.facts else { return Facts::read() };
+        let refused = |why: String| {
+            Problem::user(format!("--facts {}: {why}", file.display()))
+                .hint("the file is what `denovo node facts` prints on that node")
+        };
+        let text = std::fs::read(file).map_err(|e| refused(e.to_string()))?;
+        serde_json::from_slice(&text).map_err(|e| refused(e.to_string()))
     }
 
     pub fn print_plan(&self, lines: &[String]) {
@@ -153,7 +174,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
     crate::kernel::sys::ignore_signal(libc::SIGPIPE);
     let argv: Vec<OsString> = argv.into_iter().collect();
     match parse(&argv) {
-        Ok(cli) => dispatch(cli, false),
+        Ok(cli) => dispatch(cli, None),
         Err(error) => usage::answer(&error, &argv),
     }
 }
@@ -268,13 +289,20 @@ fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
     None
 }
 
-fn dispatch(cli: Cli, explain: bool) -> i32 {
+/// What `explain` asks for beside the command.
+#[derive(Default)]
+struct Explaining {
+    facts: Option<PathBuf>,
+}
+
+fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
     let voice = Voice { file: cli.global.log.clone(), json: cli.global.log_format == "json" };
-    let context = Context { global: cli.global, voice, explain };
+    let explain = explaining.is_some();
+    let facts = explaining.unwrap_or_default().facts;
+    let context = Context { global: cli.global, voice, explain, facts };
     if context.global.systemd_cgroup {
-        let problem =
-            crate::problem::Problem::user("--systemd-cgroup: not supported yet by denovo")
-                .hint("leave it out: denovo makes its control groups itself");
+        let problem = Problem::user("--systemd-cgroup: not supported yet by denovo")
+            .hint("leave it out: denovo makes its control groups itself");
         context.voice.problems(&[problem]);
         return 125;
     }
@@ -320,7 +348,7 @@ fn explained(context: &Context, args: Explain) -> i32 {
     match parse(&argv) {
         Ok(mut cli) => {
             cli.global.root = cli.global.root.or_else(|| context.global.root.clone());
-            dispatch(cli, true)
+            dispatch(cli, Some(Explaining { facts: args.facts }))
         }
         Err(error) => usage::answer(&error, &argv),
     }

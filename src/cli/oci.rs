@@ -88,7 +88,13 @@ pub fn create(context: &Context, args: &Create) -> Result<i32, Refusal> {
     let options = args.making.options(true, false);
     let warn = |text: &str| context.voice.warn(text);
     if context.explain {
-        context.print_plan(&container::explain(&args.making.id.id, &options, true, &warn)?);
+        context.print_plan(&container::explain(
+            &args.making.id.id,
+            &options,
+            &context.facts()?,
+            true,
+            &warn,
+        )?);
         return Ok(0);
     }
     container::create(&context.containers(), &args.making.id.id, &options, &warn)?;
@@ -99,7 +105,13 @@ pub fn run(context: &Context, args: &Run) -> Result<i32, Refusal> {
     let options = args.making.options(args.detach, args.keep);
     let warn = |text: &str| context.voice.warn(text);
     if context.explain {
-        context.print_plan(&container::explain(&args.making.id.id, &options, false, &warn)?);
+        context.print_plan(&container::explain(
+            &args.making.id.id,
+            &options,
+            &context.facts()?,
+            false,
+            &warn,
+        )?);
         return Ok(0);
     }
     container::run(&context.containers(), &args.making.id.id, &options, &warn)
@@ -371,7 +383,7 @@ pub fn spec(context: &Context, args: &SpecVerb) -> Result<i32, Refusal> {
         context.print_plan(&[format!("write {}", path.display())]);
         return Ok(0);
     }
-    let facts = crate::host::Facts::read()?;
+    let facts = context.facts()?;
     let text = default_config(For {
         rootless: args.rootless.then_some((facts.caller.uid, facts.caller.gid)),
         unified_cgroups: facts.cgroups.v1.is_empty(),

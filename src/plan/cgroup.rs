@@ -21,7 +21,7 @@ mod limits;
 mod setting;
 pub mod update;
 
-pub use setting::Setting;
+pub use setting::{AS_IT_IS, Setting};
 
 /// Number of the capability that overrides permission bits (capabilities(7)).
 const CAP_DAC_OVERRIDE: u8 = 1;
@@ -98,6 +98,10 @@ pub struct CgroupPlan {
     /// What was asked and is left out because it is only best effort, each
     /// with its reason, for one line to the user.
     pub left_out: Vec<String>,
+    /// A group of the kernel's resource control, which is no control group
+    /// and is kept like one.
+    #[serde(default)]
+    pub resctrl: Option<spec::IntelRdt>,
 }
 
 /// Plans the groups and limits that `cgroup` asks for on the node of `facts`.
@@ -145,6 +149,29 @@ pub fn plan(cgroup: &spec::Cgroup, facts: &Facts) -> Result<CgroupPlan, Problems
         }
     }
     finish(plan, wrong, problems)
+}
+
+/// What setting `limits` in the groups at `path`, which are there, takes: the
+/// controllers that v2 has to let them have, the limits, the devices.
+///
+/// # Errors
+/// As [`plan`].
+pub fn changes(
+    path: &str,
+    limits: &crate::policy::limits::Limits,
+    facts: &Facts,
+) -> Result<Vec<CgroupStep>, Problems> {
+    let (path, limits) = (Some(path.to_owned()), limits.clone());
+    let asked = spec::Cgroup { path, limits, best_effort: false, delegate_to: None };
+    let mut steps = plan(&asked, facts)?.steps;
+    steps.retain(|step| match step {
+        CgroupStep::Enable { needed, .. } => *needed,
+        CgroupStep::Set { .. } | CgroupStep::Devices { .. } => true,
+        CgroupStep::Make { .. }
+        | CgroupStep::InheritCpuset { .. }
+        | CgroupStep::Delegate { .. } => false,
+    });
+    Ok(steps)
 }
 
 /// `wrong` is wrong anywhere, `missing` only on this node.
@@ -334,13 +361,16 @@ impl fmt::Display for CgroupStep {
                 let whenever = if *needed { "" } else { " if possible" };
                 write!(f, "enable {} below {at}{whenever}", controllers.join(", "))
             }
+            Self::Set { at, setting: Setting::MemoryFits { bytes } } => {
+                write!(f, "check that no more than {bytes} bytes are in use in {at}")
+            }
             Self::Set { at, setting } => {
-                let files: Vec<String> = setting
-                    .files(at.version)
-                    .into_iter()
-                    .map(|(name, value)| format!("{name} = {value}"))
-                    .collect();
-                write!(f, "set {} in {at}", files.join(", "))
+                let written = |files: Vec<(String, String)>| {
+                    let files = files.into_iter().map(|(name, value)| format!("{name} = {value}"));
+                    files.collect::<Vec<String>>().join(", ")
+                };
+                let choices = setting.choices(at.version).into_iter().map(written);
+                write!(f, "set {} in {at}", choices.collect::<Vec<String>>().join(" or "))
             }
             Self::Devices { at, rules } => {
                 write!(f, "devices: {} in {at}", devices::summary(rules))

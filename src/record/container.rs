@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::process::ProcessName;
 use crate::kernel::cgroup;
 use crate::plan::cgroup::CgroupPlan;
-use crate::policy::spec::{Hook, Process};
+use crate::policy::spec::{Hook, Listener, Process};
 use crate::problem::Problem;
 
 /// All containers below one `--root`.
@@ -44,6 +44,9 @@ pub struct Record {
     /// `SECCOMP_FILTER_FLAG_*` of its filter, which is kept beside this record.
     #[serde(default)]
     pub seccomp: Option<u32>,
+    /// Who answers calls for that filter.
+    #[serde(default)]
+    pub listener: Option<Listener>,
 }
 
 fn text_of(record: &Record) -> Result<Vec<u8>, Problem> {

@@ -71,20 +71,20 @@ pub struct Ready {
 fn ready(
     id: &str,
     options: &StartOptions,
+    facts: &Facts,
     wait: bool,
     filters: &KeptFilters,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Refusal> {
     let bundle = Bundle::load(&options.bundle)?;
-    let facts = Facts::read()?;
-    let Checked { spec, warnings } = policy::check_with(&bundle, id, &facts, filters)?;
+    let Checked { spec, warnings } = policy::check_with(&bundle, id, facts, filters)?;
     for warning in &warnings {
         warn(warning);
     }
     check_terminal(&spec, options)?;
     let plan = build::plan(
         &spec,
-        &facts,
+        facts,
         &Options {
             id: id.to_owned(),
             anchor: CText::default(),
@@ -113,17 +113,18 @@ fn check_terminal(spec: &Spec, options: &StartOptions) -> Result<(), Problem> {
     }
 }
 
-/// The lines of `denovo explain create|run`.
+/// The lines of `denovo explain create|run`, on the node of `facts`.
 ///
 /// # Errors
 /// As create.
 pub fn explain(
     id: &str,
     options: &StartOptions,
+    facts: &Facts,
     wait: bool,
     warn: &dyn Fn(&str),
 ) -> Result<Vec<String>, Refusal> {
-    Ok(ready(id, options, wait, &KeptFilters::to_read(), warn)?.plan.lines())
+    Ok(ready(id, options, facts, wait, &KeptFilters::to_read(), warn)?.plan.lines())
 }
 
 /// `create`: everything up to the process, which waits for `start`.
@@ -137,7 +138,7 @@ pub fn create(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     let options = StartOptions { detach: true, ..options.clone() };
-    let ready = ready(id, &options, true, &KeptFilters::own(), warn)?;
+    let ready = ready(id, &options, &Facts::read()?, true, &KeptFilters::own(), warn)?;
     let interrupts = Interrupts::hold()?;
     let mut making = Making::claim(store, id, ready, &options, false)?;
     let listener = making.listen()?;
@@ -159,7 +160,7 @@ pub fn run(
     options: &StartOptions,
     warn: &dyn Fn(&str),
 ) -> Result<i32, Refusal> {
-    let ready = ready(id, options, false, &KeptFilters::own(), warn)?;
+    let ready = ready(id, options, &Facts::read()?, false, &KeptFilters::own(), warn)?;
     if ready.spec.process.is_none() {
         return Err(Problem::user("config.json has no `process`, so there is nothing to run")
             .hint("add one, or use denovo create")

@@ -2,6 +2,7 @@
 
 use super::container::Refusal;
 use super::interrupt::Interrupts;
+use super::listener::Agent;
 use super::making::write_pid_file;
 use super::proxy::{Proxy, Signals};
 use super::sockets::send_terminal;
@@ -10,6 +11,7 @@ use crate::kernel::cgroup;
 use crate::kernel::channel::Heard;
 use crate::kernel::failure;
 use crate::kernel::launch::{Extra, launch};
+use crate::kernel::sys;
 use crate::plan::build::{self};
 use crate::plan::cgroup::CgroupPlan;
 use crate::plan::{self, Plan};
@@ -53,9 +55,15 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
     let signals =
         Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
     let (joins, _held) = namespaces_of(init)?;
-    let mut plan = process_plan(Some(&options.process), joins, &record);
+    let mut process = options.process.clone();
+    if let Some(own) = &record.process {
+        process.attributes = process.attributes.or(&own.attributes);
+    }
+    let agent = record.listener.as_ref().map(Agent::connect).transpose()?;
+    let mut plan = process_plan(Some(&process), joins, &record);
+    plan.launch.cpus = process.attributes.cpus_before.clone();
     plan.seccomp = store.load_filter(&record)?;
-    plan.inside = exec_steps(&options.process, plan.seccomp.is_some());
+    plan.inside = exec_steps(&process, plan.seccomp.is_some());
     let groups = below(&record.cgroup, &options.cgroup)?;
     let doors = cgroup::open_doors(&groups, None).map_err(Problem::from)?;
     let extra = Extra {
@@ -87,6 +95,14 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
                 Some(path) => send_terminal(path, &master)?,
                 None => terminal = Some(master),
             },
+            Ok(Heard::Listener(fd)) => {
+                let told = agent.as_ref().map(|a| a.hand_over(&fd, born.pid, record.state(status)));
+                if let Some(Err(problem)) = told {
+                    let _ = sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
+                    let _ = super::proxy::exit_code(born.pid);
+                    return Err(problem.into());
+                }
+            }
             Ok(Heard::Closed) => break,
             Ok(_) => {}
         }
@@ -159,8 +175,11 @@ fn exec_steps(process: &Process, filtered: bool) -> Vec<plan::inside::Inside> {
         program: Vec::new(),
         flags: 0,
         summary: String::new(),
+        listener: None,
     });
-    let mut steps = vec![Inside::EnterGroups, Inside::NewSession];
+    let mut steps = vec![Inside::EnterGroups];
+    steps.extend(process.attributes.cpus.clone().map(Inside::Affinity));
+    steps.push(Inside::NewSession);
     if process.terminal {
         let (rows, columns) = process.console_size.unwrap_or((0, 0));
         steps.push(Inside::Console { rows, columns });

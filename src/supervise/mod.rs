@@ -9,6 +9,7 @@ pub mod groups;
 pub mod init;
 pub mod interrupt;
 pub mod job;
+pub mod listener;
 pub mod making;
 pub mod monitor;
 pub mod protocol;

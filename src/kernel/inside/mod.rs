@@ -22,7 +22,8 @@ use crate::plan::inside::Inside;
 use crate::policy::spec::Hook;
 use crate::policy::text::CText;
 
-pub use place::write_fd_path;
+pub use become_process::affinity;
+pub use place::{bind_attributes, write_fd_path};
 
 /// A system call that failed: which, and how.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +67,12 @@ pub struct Child<'a> {
     pub mask: nix::sys::signal::SigSet,
     /// The process is killed when the one that waits for it dies.
     pub die_with_parent: bool,
+    /// The node's /proc, where a label is to be written.
+    pub proc: Option<&'a OwnedFd>,
+    /// See [`super::id_mapped`].
+    pub mapped: &'a [(usize, OwnedFd)],
+    /// Index of the step that is being taken.
+    step: usize,
     root: Option<OwnedFd>,
     /// Holds the upper layers of overlays, outside the root.
     base: Option<OwnedFd>,
@@ -89,6 +96,9 @@ impl<'a> Child<'a> {
             preserve: None,
             mask: nix::sys::signal::SigSet::empty(),
             die_with_parent: false,
+            proc: None,
+            mapped: &[],
+            step: 0,
             root: None,
             base: None,
             layers: 0,
@@ -110,6 +120,7 @@ impl<'a> Child<'a> {
             if is_barrier(step) {
                 self.wait_released().map_err(|fault| (index, fault))?;
             }
+            self.step = index;
             self.take(step).map_err(|fault| (index, fault))?;
         }
         Ok(())
@@ -149,6 +160,7 @@ impl<'a> Child<'a> {
             Inside::BindDevice(device) => self.bind_device(device),
             Inside::DeviceLinks => self.device_links(),
             Inside::Console { rows, columns } => self.console(*rows, *columns),
+            Inside::NetDevices(_) => self.net_devices(),
             Inside::RuntimeHooks => self.runtime_hooks(),
             Inside::ContainerHooks(list) => hooks::run(self.channel, list),
             Inside::StartHooks(list) => self.start_hooks(list),
@@ -172,6 +184,16 @@ impl<'a> Child<'a> {
             }
             Inside::Affinity(cpus) => become_process::affinity(cpus),
             Inside::Umask(mask) => become_process::umask(*mask),
+            Inside::Personality(number) => sys::personality(*number).named("personality"),
+            Inside::MemoryPolicy(policy) => {
+                sys::set_mempolicy(policy.mode, &policy.nodes).named("set_mempolicy")
+            }
+            Inside::IoPriority(value) => sys::ioprio_set(*value).named("ioprio_set"),
+            Inside::Scheduler(wanted) => sys::sched_setattr(wanted).named("sched_setattr"),
+            Inside::Label { lsm, label } => {
+                let proc = self.proc.ok_or(Fault { call: "/proc", errno: Errno::EBADF })?;
+                seal::label(proc.as_fd(), *lsm, label)
+            }
             Inside::NoNewPrivileges => {
                 sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).named("prctl(NO_NEW_PRIVS)").map(drop)
             }
@@ -180,7 +202,12 @@ impl<'a> Child<'a> {
             }
             Inside::Seccomp => {
                 let (program, flags) = self.seccomp.unwrap_or((&[], 0));
-                sys::seccomp(program, flags).named("seccomp")
+                match sys::seccomp(program, flags).named("seccomp")? {
+                    Some(listener) => {
+                        self.channel.say_listener(&listener).named("send of the seccomp listener")
+                    }
+                    None => Ok(()),
+                }
             }
             Inside::WorkingDirectory(path) => become_process::working_directory(path),
             Inside::FirstDirectory(all) => become_process::first_directory(all),
@@ -206,6 +233,12 @@ impl<'a> Child<'a> {
 
     pub(super) fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
         self.root.as_ref().map(AsFd::as_fd).ok_or(Fault { call: "root", errno: Errno::EBADF })
+    }
+
+    /// The parent moves the devices in and answers when done.
+    fn net_devices(&self) -> Result<(), Fault> {
+        self.channel.say(Word::WantDevices).named("send")?;
+        self.channel.expect(Word::Go).named("wait for the network devices")
     }
 
     /// The parent runs hooks in its own namespaces and answers when done.
@@ -303,7 +336,8 @@ impl<'a> Child<'a> {
 fn is_barrier(step: &Inside) -> bool {
     matches!(
         step,
-        Inside::RuntimeHooks
+        Inside::NetDevices(_)
+            | Inside::RuntimeHooks
             | Inside::ContainerHooks(_)
             | Inside::Console { .. }
             | Inside::PivotRoot
@@ -319,7 +353,7 @@ fn unshare(flags: i32) -> Result<(), Fault> {
 }
 
 /// An existing directory or file outside, without following it anywhere else.
-fn open_path(path: &CText) -> Result<OwnedFd, Fault> {
+pub fn open_path(path: &CText) -> Result<OwnedFd, Fault> {
     use nix::fcntl::{OFlag, open};
     open(path.as_c_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
         .named("open")

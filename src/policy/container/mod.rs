@@ -1,9 +1,8 @@
 //! From an OCI config.json to a checked [`Spec`]: one function per subject,
 //! and every reason why not at once.
 //!
-//! Each problem begins with the JSON path of its field. What the
-//! specification has and [`Spec`] has no place for is refused by name
-//! (`unsupported`), never dropped.
+//! Each problem begins with the JSON path of its field. What has no meaning on
+//! Linux is refused by name (`unsupported`), never dropped.
 
 use oci_spec::runtime::Linux;
 
@@ -15,6 +14,7 @@ use crate::request::resources::ResourcesDocument;
 use super::limits::Limits;
 use super::spec::{self, Spec};
 
+mod attributes;
 mod capabilities;
 mod cgroup;
 mod devices;
@@ -22,14 +22,20 @@ pub mod features;
 mod findings;
 pub mod further;
 mod hooks;
+mod labels;
+mod mount_ids;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod paths;
 mod process;
+mod rdt;
 mod resources;
+mod resources_io;
 mod root;
 mod seccomp;
+mod seccomp_listener;
 mod seccomp_newer;
 mod sysctl;
 #[cfg(test)]
@@ -103,10 +109,16 @@ pub fn check_with(
     let linux = config.linux().as_ref().unwrap_or(&empty);
 
     version(config.version(), &mut found);
-    unsupported::check(config, linux, &mut found);
+    unsupported::check(config, &mut found);
     let namespaces = namespaces::check(linux, facts, &mut found);
     let around = Surroundings::of(&namespaces, facts);
-    let process = config.process().as_ref().map(|p| process::check(p, &around, &mut found));
+    let mut process = config.process().as_ref().map(|p| process::check(p, &around, &mut found));
+    let personality = attributes::personality(linux, &mut found);
+    let memory_policy = attributes::memory_policy(linux, &mut found);
+    if let Some(process) = &mut process {
+        let attributes = &mut process.attributes;
+        (attributes.personality, attributes.memory_policy) = (personality, memory_policy);
+    }
     let mounts = mounts::check(bundle, &namespaces, facts, &mut found);
     let own_dev = !mounts.iter().any(mounts::binds_dev);
     let spec = Spec {
@@ -120,6 +132,8 @@ pub fn check_with(
         masked_paths: inside("linux.maskedPaths", linux.masked_paths(), &mut found),
         readonly_paths: inside("linux.readonlyPaths", linux.readonly_paths(), &mut found),
         cgroup: cgroup::check(linux, id, facts, &mut found),
+        intel_rdt: rdt::check(linux, id, &mut found),
+        net_devices: net_devices::check(linux, &namespaces, facts, &mut found),
         seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, filters, &mut found)),
         hooks: config.hooks().as_ref().map(|h| hooks::check(h, &mut found)).unwrap_or_default(),
         annotations: annotations(bundle, &mut found),
@@ -165,13 +179,11 @@ pub fn check_resources(
         let field = format!("linux.resources.{field}");
         found.warn(field, "is no field of the OCI specification that denovo knows; ignored");
     }
-    if document.resources.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+    let asked = &document.resources;
+    if asked.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
         found.warn("linux.resources.devices", "stays as it is: update does not change it");
     }
-    let mut linux = empty_linux();
-    linux.set_resources(Some(document.resources.clone()));
-    unsupported::check(&oci_spec::runtime::Spec::default(), &linux, &mut found);
-    let limits = resources::check(&linux, facts, &mut found);
+    let limits = resources::check(asked, facts, &mut found);
     found.conclude(limits)
 }
 

@@ -35,8 +35,8 @@ pub(super) struct Options {
     pub attributes: MountAttributes,
     pub propagation: Vec<u64>,
     pub copy_up: bool,
-    /// `idmap` or `ridmap`.
-    pub id_mapped: bool,
+    /// `idmap` (false) or `ridmap` (true).
+    pub id_map: Option<bool>,
     /// Options that only a file system as a whole can have, by name.
     pub whole: Vec<String>,
     /// What mount(2) takes as data: all that is none of the above.
@@ -139,7 +139,8 @@ impl Options {
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
             "tmpcopyup" => self.copy_up = true,
-            "idmap" | "ridmap" => self.id_mapped = true,
+            "idmap" => self.id_map = Some(self.id_map.unwrap_or(false)),
+            "ridmap" => self.id_map = Some(true),
             _ => {
                 if let Some(flags) = propagation(option) {
                     self.propagation.push(flags);
@@ -300,7 +301,8 @@ mod tests {
         assert_eq!(parsed("bind").bind, Some(false));
         assert_eq!(parsed("rbind bind").bind, Some(true));
         assert!(parsed("tmpcopyup").copy_up);
-        assert!(parsed("idmap").id_mapped && parsed("ridmap").id_mapped);
+        assert_eq!(parsed("idmap").id_map, Some(false));
+        assert_eq!(parsed("ridmap idmap").id_map, Some(true));
         assert_eq!(
             parsed("mode=755 rsync size=64k r").data,
             ["mode=755", "rsync", "size=64k", "r"]

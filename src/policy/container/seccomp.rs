@@ -13,13 +13,15 @@ use oci_spec::runtime::{
 };
 
 use super::findings::Findings;
-use super::{Filters, seccomp_newer};
+use super::{Filters, seccomp_listener, seccomp_newer};
 use crate::policy::spec::Seccomp;
 use crate::problem::Problem;
 
 /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
 const FLAG_LOG: u32 = 1 << 1;
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
+const FLAG_NEW_LISTENER: u32 = 1 << 3;
+const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 /// The kernel's largest errno; what is above would be cut.
 const MAX_ERRNO: u32 = 4095;
@@ -91,10 +93,12 @@ pub(super) const FLAGS: &[&str] = &[
 /// one argument with several values are alternatives; and what is newer than
 /// the profile does not exist ([`seccomp_newer`]).
 pub(super) fn check(asked: &Asked, filters: &dyn Filters, found: &mut Findings) -> Option<Seccomp> {
-    listener(asked, found);
-    let flags = flags(asked, found);
+    let listener = seccomp_listener::check(asked, found);
+    let mut flags = flags(asked, listener.is_some(), found);
+    if listener.is_some() {
+        flags |= FLAG_NEW_LISTENER;
+    }
     let default = action(
-        "linux.seccomp.defaultAction",
         asked.default_action(),
         ("linux.seccomp.defaultErrnoRet", asked.default_errno_ret()),
         found,
@@ -108,7 +112,7 @@ pub(super) fn check(asked: &Asked, filters: &dyn Filters, found: &mut Findings) 
         }
         Ok(program) => {
             let summary = summary(default, rules.len(), program.len() / INSTRUCTION);
-            Some(Seccomp { program, flags, summary })
+            Some(Seccomp { program, flags, summary, listener })
         }
         Err(problem) => {
             found.push(problem);
@@ -121,19 +125,10 @@ fn summary(default: ScmpAction, rules: usize, instructions: usize) -> String {
     format!("default {default:?}, {rules} rules, {instructions} instructions")
 }
 
-fn listener(asked: &Asked, found: &mut Findings) {
-    if asked.listener_path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()) {
-        found.unsupported("linux.seccomp.listenerPath");
-    }
-    if asked.listener_metadata().as_ref().is_some_and(|m| !m.is_empty()) {
-        found.unsupported("linux.seccomp.listenerMetadata");
-    }
-}
-
 /// runc's default is `SPEC_ALLOW`, which spares the job a slow mitigation
 /// that the kernel itself no longer ties to seccomp. `TSYNC` is about threads,
 /// of which a starting process has one.
-fn flags(asked: &Asked, found: &mut Findings) -> u32 {
+fn flags(asked: &Asked, listened: bool, found: &mut Findings) -> u32 {
     let Some(list) = asked.flags() else {
         return FLAG_SPEC_ALLOW;
     };
@@ -143,9 +138,13 @@ fn flags(asked: &Asked, found: &mut Findings) -> u32 {
             Flag::SeccompFilterFlagLog => flags |= FLAG_LOG,
             Flag::SeccompFilterFlagSpecAllow => flags |= FLAG_SPEC_ALLOW,
             Flag::SeccompFilterFlagTsync => {}
-            // It is about a listener only.
+            Flag::SeccompFilterFlagWaitKillableRecv if listened => {
+                flags |= FLAG_WAIT_KILLABLE_RECV;
+            }
+            // seccomp(2) refuses it without a listener.
             Flag::SeccompFilterFlagWaitKillableRecv => {
-                found.unsupported(format_args!("linux.seccomp.flags[{index}]: {flag}"));
+                let field = format!("linux.seccomp.flags[{index}]");
+                found.warn(field, format!("{flag}: no call has SCMP_ACT_NOTIFY; ignored"));
             }
         }
     }
@@ -155,7 +154,6 @@ fn flags(asked: &Asked, found: &mut Findings) -> u32 {
 /// # Arguments
 /// * `errno` - the field of the error number, and its value
 fn action(
-    field: &str,
     asked: Action,
     (errno_field, errno): (&str, Option<u32>),
     found: &mut Findings,
@@ -180,10 +178,7 @@ fn action(
         Action::ScmpActTrace => ScmpAction::Trace(errno),
         Action::ScmpActLog => ScmpAction::Log,
         Action::ScmpActAllow => ScmpAction::Allow,
-        Action::ScmpActNotify => {
-            found.unsupported(format_args!("{field}: {asked}"));
-            return None;
-        }
+        Action::ScmpActNotify => ScmpAction::Notify,
     })
 }
 
@@ -204,7 +199,7 @@ fn rules(asked: &Asked, found: &mut Findings) -> Option<Vec<Rule>> {
         let field = format!("linux.seccomp.syscalls[{index}]");
         let errno_field = format!("{field}.errnoRet");
         let errno = (errno_field.as_str(), entry.errno_ret());
-        let action = action(&format!("{field}.action"), entry.action(), errno, found);
+        let action = action(entry.action(), errno, found);
         let alternatives = alternatives(&field, entry, found);
         let (Some(action), Some(alternatives)) = (action, alternatives) else {
             fine = false;
@@ -521,24 +516,6 @@ mod tests {
             |rule: Value| with(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
         let arg = json!([{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]);
         assert_problems(&[
-            (
-                with(json!({"defaultAction": "SCMP_ACT_NOTIFY"})),
-                &["linux.seccomp.defaultAction: SCMP_ACT_NOTIFY: not supported"],
-            ),
-            (
-                rule(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"})),
-                &["linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY: not supported"],
-            ),
-            (
-                with(json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x",
-                    "listenerMetadata": "y"})),
-                &["linux.seccomp.listenerPath: not", "linux.seccomp.listenerMetadata: not"],
-            ),
-            (
-                with(json!({"defaultAction": "SCMP_ACT_ALLOW",
-                    "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]})),
-                &["linux.seccomp.flags[0]: "],
-            ),
             (
                 with(json!({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1})),
                 &["linux.seccomp.defaultErrnoRet: the action SCMP_ACT_ALLOW returns no"],
