@@ -4,15 +4,19 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attributes;
 mod capabilities;
 mod devices;
 mod exec;
 mod hooks;
+mod id_mapped;
 mod life;
 mod limits;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod process;
 mod seccomp;
+mod seccomp_agent;
 mod signals;
 mod terminal;
