@@ -163,6 +163,9 @@ fn hint(step: &Inside, errno: Errno) -> Option<String> {
         (Inside::Affinity(_), Errno::EINVAL) => {
             Some("none of these CPUs is one that the control groups allow".into())
         }
+        (Inside::DeviceLinks, Errno::ELOOP | Errno::ENOTDIR | Errno::EXDEV) => {
+            Some("/dev in the root must be a directory and no link".into())
+        }
         (_, Errno::ENOSPC) => Some("the file system for the environment's writes is full".into()),
         (Inside::WorkingDirectory(path), Errno::ENOENT) => {
             Some(format!("{path} must exist inside the environment"))
