@@ -19,6 +19,7 @@ pub mod convert;
 pub mod devices;
 mod limits;
 mod setting;
+pub mod update;
 
 pub use setting::{AS_IT_IS, Setting};
 
@@ -272,21 +273,26 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
         .into_iter()
         .filter(|c| (c == "memory" || c == "pids") && !needed.contains(c))
         .collect();
-    let names: Vec<&str> = path.split('/').collect();
-    for level in first_level(path, facts)..names.len() {
+    plan.steps.extend(enabling(&at, facts, needed, &statistics));
+    let controllers = [needed, &statistics].concat();
+    plan.groups.push(Group { at, controllers });
+}
+
+/// What lets the v2 group `at` have controllers: those that limits need, and
+/// those that are only welcome.
+fn enabling(at: &Place, facts: &Facts, needed: &[String], welcome: &[String]) -> Vec<CgroupStep> {
+    let names: Vec<&str> = at.path.split('/').collect();
+    let mut steps = Vec::new();
+    for level in first_level(&at.path, facts)..names.len() {
         let above = Place { path: names[..level].join("/"), ..at.clone() };
-        for (controllers, needed) in [(needed, true), (&statistics[..], false)] {
+        for (controllers, needed) in [(needed, true), (welcome, false)] {
             if !controllers.is_empty() {
-                plan.steps.push(CgroupStep::Enable {
-                    at: above.clone(),
-                    controllers: controllers.to_vec(),
-                    needed,
-                });
+                let controllers = controllers.to_vec();
+                steps.push(CgroupStep::Enable { at: above.clone(), controllers, needed });
             }
         }
     }
-    let controllers = [needed, &statistics].concat();
-    plan.groups.push(Group { at, controllers });
+    steps
 }
 
 impl Place {

@@ -13,7 +13,6 @@ use super::root::{self, RootState};
 use crate::problem::Problem;
 
 /// The crate's type of `linux.resources`, which `update` reads alone.
-pub use oci_spec::runtime::LinuxResources as Resources;
 /// The crate's type of config.json, under the name that the rest of denovo uses.
 pub use oci_spec::runtime::Spec as Config;
 

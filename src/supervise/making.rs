@@ -2,6 +2,7 @@
 //! anything fails.
 
 use super::container::{Ready, Refusal, StartOptions};
+use super::interrupt::Interrupts;
 use super::listener::Agent;
 use super::sockets::{listen, send_terminal};
 use crate::kernel::cgroup::Doors;
@@ -17,7 +18,7 @@ use crate::record::container::{Record, Status, Store};
 use crate::record::process::ProcessName;
 use nix::sys::signal::SigSet;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -129,9 +130,14 @@ impl<'a> Making<'a> {
     }
 
     /// Answers the child until it is created, or executed.
-    pub fn attend(&mut self, born: &Born) -> Result<Option<OwnedFd>, Refusal> {
+    pub fn attend(
+        &mut self,
+        born: &Born,
+        interrupts: &Interrupts,
+    ) -> Result<Option<OwnedFd>, Refusal> {
         let mut terminal = None;
         loop {
+            interrupts.wait(born.channel.as_owned().as_fd())?;
             match born.next().map_err(|f| self.refuse(&f))? {
                 Heard::Closed | Heard::Created => return Ok(terminal),
                 Heard::Terminal(master) => match &self.options.console_socket {
@@ -149,7 +155,7 @@ impl<'a> Making<'a> {
                 }
                 Heard::RunHooks => {
                     for hook in self.hooks.prestart.iter().chain(&self.hooks.create_runtime) {
-                        self.run_hook(hook)?;
+                        self.run_hook(hook, interrupts)?;
                     }
                     self.say(&born.channel, Word::Go)?;
                 }
@@ -173,10 +179,14 @@ impl<'a> Making<'a> {
         serde_json::to_vec(&self.record.state(status)).map_err(|e| Problem::ours(e.to_string()))
     }
 
-    fn run_hook(&self, hook: &Hook) -> Result<(), Problem> {
+    fn run_hook(&self, hook: &Hook, interrupts: &Interrupts) -> Result<(), Refusal> {
         let text = self.state_text(Status::Creating)?;
-        hook::run_one(hook, &text).map_err(|e| {
-            Problem::user(e.to_string()).hint("the container is not created when a hook fails")
+        hook::run_one(hook, &text, Some(interrupts.as_fd())).map_err(|e| {
+            // Its own error, and the exit code that goes with it.
+            interrupts.check().err().unwrap_or_else(|| {
+                let problem = Problem::user(e.to_string());
+                problem.hint("the container is not created when a hook fails").into()
+            })
         })
     }
 

@@ -155,6 +155,12 @@ impl Directory {
         self.resolve(file, OFlag::O_WRONLY).map_err(|errno| self.refused(file, value, errno))
     }
 
+    /// One of its files, open for reading.
+    pub fn open_for_reading(&self, file: &str) -> Result<OwnedFd, CgroupError> {
+        let error = |errno| CgroupError::Read { path: self.path.join(file), errno };
+        self.resolve(file, OFlag::O_RDONLY).map_err(error)
+    }
+
     /// Whether it has such a file.
     pub fn has(&self, file: &str) -> bool {
         self.resolve(file, OFlag::O_PATH).is_ok()

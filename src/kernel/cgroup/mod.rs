@@ -17,16 +17,22 @@ mod devices;
 mod directory;
 mod doors;
 mod error;
+mod oom;
 mod processes;
 mod removal;
 mod resctrl;
 mod settings;
+mod stats;
+mod update;
 mod usage;
 
 pub use doors::{Doors, open_doors, place};
 pub use error::CgroupError;
-pub use processes::{freeze, kill, pids, thaw};
+pub use oom::Oom;
+pub use processes::{freeze, freezing_group, frozen, kill, pids, thaw};
 pub use removal::{remove, remove_now};
+pub use stats::stats;
+pub use update::{change, in_force};
 pub use usage::{Usage, usage};
 
 use directory::Directory;

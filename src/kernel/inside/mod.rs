@@ -254,6 +254,12 @@ impl<'a> Child<'a> {
         // It can wait for long, with descriptors of the node's, and others may
         // enter meanwhile (CVE-2016-9962, CVE-2019-5736).
         sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).named("prctl(DUMPABLE)")?;
+        // A signal may end it while it waits; nobody takes it back any more.
+        let _ = nix::sys::signal::sigprocmask(
+            nix::sys::signal::SigmaskHow::SIG_SETMASK,
+            Some(&self.mask),
+            None,
+        );
         self.channel.say(Word::Created).named("send")?;
         self.starter = Some(super::channel::accept(listener).named("accept a start")?);
         Ok(())

@@ -362,6 +362,18 @@ pub fn ignore_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
+/// Whether this process ignores a signal.
+pub fn ignores(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: with no new action the call only writes the present one, for
+    // which there is room; all zeros are a valid one should it fail.
+    let action = unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
 #[repr(C)]
 struct IfreqFlags {
     name: [u8; libc::IFNAMSIZ],

@@ -19,7 +19,7 @@ fn root() -> Caller {
     }
 }
 
-fn hybrid() -> Facts {
+pub(super) fn hybrid() -> Facts {
     let v1 = |name: &str| HierarchyV1 {
         controllers: words(&[name]),
         mount: format!("/sys/fs/cgroup/{name}").into(),

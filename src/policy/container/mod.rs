@@ -9,13 +9,16 @@ use oci_spec::runtime::Linux;
 use crate::host::Facts;
 use crate::problem::Problems;
 use crate::request::oci::{Bundle, ProcessDocument};
+use crate::request::resources::ResourcesDocument;
 
+use super::limits::Limits;
 use super::spec::{self, Spec};
 
 mod attributes;
 mod capabilities;
 mod cgroup;
 mod devices;
+pub mod features;
 mod findings;
 pub mod further;
 mod hooks;
@@ -46,6 +49,24 @@ pub use process::Surroundings;
 /// namespace first (user_namespaces(7)).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
+/// Compiled system call filters of earlier starts, by the text of all that
+/// they depend on.
+pub trait Filters {
+    fn load(&self, request: &[u8]) -> Option<Vec<u8>>;
+    fn keep(&self, request: &[u8], program: &[u8]);
+}
+
+/// None are kept.
+pub struct NoFilters;
+
+impl Filters for NoFilters {
+    fn load(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn keep(&self, _: &[u8], _: &[u8]) {}
+}
+
 /// What [`check`] answers.
 #[derive(Debug, Clone)]
 pub struct Checked {
@@ -66,6 +87,19 @@ pub struct Checked {
 /// # Errors
 /// Every [`crate::problem::Problem`] of the configuration, in its order.
 pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Problems> {
+    check_with(bundle, id, facts, &NoFilters)
+}
+
+/// [`check`], with compiled system call filters from `filters`.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_with(
+    bundle: &Bundle,
+    id: &str,
+    facts: &Facts,
+    filters: &dyn Filters,
+) -> Result<Checked, Problems> {
     let mut found = Findings::default();
     let config = &bundle.config;
     for field in &bundle.unknown {
@@ -100,7 +134,7 @@ pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Proble
         cgroup: cgroup::check(linux, id, facts, &mut found),
         intel_rdt: rdt::check(linux, id, &mut found),
         net_devices: net_devices::check(linux, &namespaces, facts, &mut found),
-        seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, &mut found)),
+        seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, filters, &mut found)),
         hooks: config.hooks().as_ref().map(|h| hooks::check(h, &mut found)).unwrap_or_default(),
         annotations: annotations(bundle, &mut found),
         fixtures: mounts.into_iter().map(spec::Fixture::Mount).collect(),
@@ -131,26 +165,23 @@ pub fn check_process(
     found.conclude(process)
 }
 
-/// Checks limits for a container that runs (`update`): a `resources` object of
-/// its own, as in `linux.resources`.
-///
-/// # Arguments
-/// * `unknown` - the fields of the document that nobody knows
+/// Checks limits for a container that runs (`update`). Its device list stays
+/// as it is, as with runc; a document that has one is warned about.
 ///
 /// # Errors
 /// Every problem of the document; fields are named as in config.json.
 pub fn check_resources(
-    asked: &crate::request::oci::Resources,
-    unknown: &[String],
+    document: &ResourcesDocument,
     facts: &Facts,
-) -> Result<(super::limits::Limits, Vec<String>), Problems> {
+) -> Result<(Limits, Vec<String>), Problems> {
     let mut found = Findings::default();
-    for field in unknown {
+    for field in &document.unknown {
         let field = format!("linux.resources.{field}");
         found.warn(field, "is no field of the OCI specification that denovo knows; ignored");
     }
+    let asked = &document.resources;
     if asked.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        found.warn("linux.resources.devices", "are fixed when the container is made; unchanged");
+        found.warn("linux.resources.devices", "stays as it is: update does not change it");
     }
     let limits = resources::check(asked, facts, &mut found);
     found.conclude(limits)

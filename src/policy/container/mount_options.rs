@@ -108,6 +108,22 @@ pub(super) fn propagation(name: &str) -> Option<u64> {
     PROPAGATION.iter().find(|(known, _)| *known == name).map(|(_, flags)| *flags)
 }
 
+/// Words that are neither flags nor propagation.
+const OTHERS: &[&str] = &["bind", "idmap", "rbind", "ridmap", "tmpcopyup"];
+
+/// Every word that is an option of denovo's and not of a file system.
+pub(super) fn names() -> Vec<String> {
+    let flags = FLAGS.iter().map(|(name, ..)| (*name).to_owned());
+    let recursive = FLAGS.iter().map(|(name, ..)| format!("r{name}"));
+    let others = PROPAGATION.iter().map(|(name, _)| *name).chain(OTHERS.iter().copied());
+    let mut all: Vec<String> = flags.chain(recursive).chain(others.map(str::to_owned)).collect();
+    // What is not taken is data for the file system.
+    all.retain(|name| parse(std::slice::from_ref(name)).data.is_empty());
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// Reads `options` in order; where two contradict, the later one counts.
 pub(super) fn parse(options: &[String]) -> Options {
     let mut parsed = Options::default();

@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 };
 
 use super::findings::Findings;
-use super::{seccomp_listener, seccomp_newer};
+use super::{Filters, seccomp_listener, seccomp_newer};
 use crate::policy::spec::Seccomp;
 use crate::problem::Problem;
 
@@ -32,13 +32,67 @@ const MANY_RULES: usize = 32;
 /// `struct sock_filter` has so many bytes.
 const INSTRUCTION: usize = 8;
 
+/// The words of the specification, each of which is probed before it is said
+/// to be supported (`features`).
+pub(super) const ACTIONS: &[&str] = &[
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+pub(super) const OPERATORS: &[&str] = &[
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
+pub(super) const ARCHITECTURES: &[&str] = &[
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];
+pub(super) const FLAGS: &[&str] = &[
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+
 /// Compiles the filter; `None` when there are problems.
 ///
 /// As runc: a system call that libseccomp does not know is left out (with a
 /// warning), and so is a rule that says what the default says; comparisons of
 /// one argument with several values are alternatives; and what is newer than
 /// the profile does not exist ([`seccomp_newer`]).
-pub(super) fn check(asked: &Asked, found: &mut Findings) -> Option<Seccomp> {
+pub(super) fn check(asked: &Asked, filters: &dyn Filters, found: &mut Findings) -> Option<Seccomp> {
     let listener = seccomp_listener::check(asked, found);
     let mut flags = flags(asked, listener.is_some(), found);
     if listener.is_some() {
@@ -51,7 +105,7 @@ pub(super) fn check(asked: &Asked, found: &mut Findings) -> Option<Seccomp> {
     );
     let rules = rules(asked, found);
     let (default, rules) = (default?, rules?);
-    match compile(asked, default, &rules) {
+    match compiled(asked, default, &rules, filters) {
         Ok(program) if program.len() / INSTRUCTION > MAX_INSTRUCTIONS => {
             found.refuse("linux.seccomp", "its program is longer than the kernel takes");
             None
@@ -221,6 +275,45 @@ fn comparison(arg: &LinuxSeccompArg) -> ScmpArgCompare {
     };
     // An index was held to 0..=5 before.
     ScmpArgCompare::new(u32::try_from(arg.index()).unwrap_or(0), op, datum)
+}
+
+/// From `filters`, or compiled and kept there: libseccomp takes longer than
+/// the whole rest of a start for a profile of the usual size.
+fn compiled(
+    asked: &Asked,
+    default: ScmpAction,
+    rules: &[Rule],
+    filters: &dyn Filters,
+) -> Result<Vec<u8>, Problem> {
+    let request = if rules.len() > MANY_RULES { request(asked) } else { None };
+    let Some(request) = request else { return compile(asked, default, rules) };
+    let whole = |p: &Vec<u8>| !p.is_empty() && p.len().is_multiple_of(INSTRUCTION);
+    if let Some(program) = filters.load(&request).filter(whole) {
+        return Ok(program);
+    }
+    let program = compile(asked, default, rules)?;
+    filters.keep(&request, &program);
+    Ok(program)
+}
+
+/// All that a compiled filter depends on, as one text: the profile, and who
+/// compiles it for what.
+fn request(asked: &Asked) -> Option<Vec<u8>> {
+    let library = libseccomp::ScmpVersion::current().ok()?;
+    let kernel = nix::sys::utsname::uname().ok()?;
+    let mut text = format!(
+        "denovo {} libseccomp {}.{}.{} linux {} {:?}\n",
+        env!("CARGO_PKG_VERSION"),
+        library.major,
+        library.minor,
+        library.micro,
+        // What it refuses is not compiled in (SCMP_ACT_LOG before 4.14).
+        kernel.release().to_string_lossy(),
+        ScmpArch::native(),
+    )
+    .into_bytes();
+    serde_json::to_writer(&mut text, asked).ok()?;
+    Some(text)
 }
 
 fn compile(asked: &Asked, default: ScmpAction, rules: &[Rule]) -> Result<Vec<u8>, Problem> {
