@@ -316,26 +316,6 @@ fn proc_and_sys_through_links_are_refused() {
 }
 
 #[test]
-fn dev_through_a_link_makes_nothing_on_the_node() {
-    for case in Case::each("dev_through_a_link_makes_nothing_on_the_node") {
-        for own_mount in [true, false] {
-            let canary = case.directory(&format!("canary-{own_mount}"));
-            let bundle = case.bundle(|config| {
-                config["root"]["readonly"] = json!(false);
-                if !own_mount {
-                    let mounts = config["mounts"].as_array_mut().unwrap();
-                    mounts.retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
-                }
-                crate::common::shell(config, "true");
-            });
-            symlink(&canary, bundle.join("rootfs/dev")).unwrap();
-            case.run_bundle(&bundle);
-            assert_eq!(fs::read_dir(&canary).unwrap().count(), 0);
-        }
-    }
-}
-
-#[test]
 fn mounts_onto_proc_are_refused() {
     let Some(case) = Case::root("mounts_onto_proc_are_refused") else { return };
     for destination in ["/proc/sys", "/proc/self/attr", "/proc/1"] {
