@@ -267,6 +267,9 @@ fn inner(
     read(inner).map(Verb::Job)
 }
 
+/// Options before the verb whose value may be the next word.
+const TAKES_VALUE: [&str; 4] = ["--root", "--log", "--log-format", "--rootless"];
+
 /// The verb of a command line, past the options before it, with the first
 /// word that names it.
 fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
@@ -274,7 +277,7 @@ fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
     while let Some(word) = words.next() {
         let word = word.to_str()?;
         match word {
-            "--root" | "--log" | "--log-format" | "--rootless" => drop(words.next()?),
+            _ if TAKES_VALUE.contains(&word) => drop(words.next()?),
             _ if word.starts_with('-') => {}
             "job" => {
                 let word = words.next()?.to_str()?;

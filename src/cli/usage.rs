@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 
+use super::TAKES_VALUE;
 use super::say::{Voice, out};
 use crate::problem::Problem;
 use crate::record::container::OCI_VERSION;
@@ -64,19 +65,26 @@ fn problem(error: &clap::Error, argv: &[OsString]) -> Problem {
     let own = std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<Problem>())
         .and_then(|problem| problem.hint.clone());
+    // "to pass '--foo' as a value" is hardly what was meant.
+    let tip = tip.filter(|tip| !tip.starts_with("to pass "));
     let hint = own.or(tip).unwrap_or_else(|| {
-        // The verb, if it got that far: clap names it where it says the usage.
-        let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("");
-        let verbs = usage.split_whitespace().take_while(|word| !word.starts_with(['[', '<', '-']));
-        let mut verbs: Vec<&str> = verbs.collect();
-        if verbs.is_empty() {
-            verbs.push("denovo");
-            verbs
-                .extend(argv.get(1).and_then(|word| word.to_str()).filter(|w| !w.starts_with('-')));
-        }
-        format!("{} --help lists what there is", verbs.join(" "))
+        let verb = verb(argv).map(|verb| format!("{verb} ")).unwrap_or_default();
+        format!("denovo {verb}--help lists what there is")
     });
     problem.hint(hint)
+}
+
+/// The first word that is no option, nor the value of one.
+fn verb(argv: &[OsString]) -> Option<&str> {
+    let mut words = argv.iter().skip(1).map(|word| word.to_str().unwrap_or("-"));
+    while let Some(word) = words.next() {
+        match word {
+            _ if TAKES_VALUE.contains(&word) => drop(words.next()),
+            _ if word.starts_with('-') => {}
+            _ => return Some(word),
+        }
+    }
+    None
 }
 
 /// Message and tip out of clap's text.

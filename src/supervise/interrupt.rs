@@ -57,11 +57,13 @@ impl Interrupts {
                 Err(e) => return Err(Problem::kernel(format!("poll: {}", e.desc())).into()),
             }
             let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-            if ready(&fds[0]) {
-                self.check()?;
-            }
+            // First, for it may say that all is done: then the signal is for
+            // the process that runs.
             if ready(&fds[1]) {
                 return Ok(());
+            }
+            if ready(&fds[0]) {
+                self.check()?;
             }
         }
     }

@@ -6,7 +6,7 @@ use super::container::Refusal;
 use crate::host::Facts;
 use crate::kernel::cgroup;
 use crate::plan::cgroup::update;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::record::container::{Record, Status, Store};
 use crate::request::resources::{Changes, document};
 
@@ -43,7 +43,8 @@ pub fn plan(
     let in_force = cgroup::in_force(&record.cgroup);
     let document = document(asked.text, asked.name, asked.changes, &in_force)?;
     let facts = Facts::read()?;
-    let (limits, warnings) = crate::policy::container::check_resources(&document, &facts)?;
+    let checked = crate::policy::container::check_resources(&document, &facts);
+    let (limits, warnings) = checked.map_err(with_hints)?;
     warnings.iter().for_each(|text| warn(text));
     let update = update::plan(&limits, &record.cgroup, &in_force, &facts)?;
     Ok((record, update))
@@ -67,4 +68,14 @@ pub fn update(
         store.save(&record)?;
     }
     Ok(())
+}
+
+fn with_hints(problems: Problems) -> Problems {
+    let hint =
+        "denovo update --help has the options; a document is as linux.resources of config.json";
+    let hinted = |problem: Problem| match problem.hint {
+        Some(_) => problem,
+        None => problem.hint(hint),
+    };
+    problems.into_iter().map(hinted).collect()
 }

@@ -311,6 +311,11 @@ pub struct Going {
 }
 
 impl Going {
+    /// A child that writes everything into one file.
+    pub fn new(child: Child, log: &Path) -> Self {
+        Self { child, out: log.to_owned(), err: log.to_owned() }
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
