@@ -240,3 +240,29 @@ fn every_resource_on_cgroup_v2() {
         case.run("true", |c| set(c, &resources)).refused(&[field]);
     }
 }
+
+/// Limits that bound each other change together, whichever must go first.
+#[test]
+fn an_update_of_limits_that_bound_each_other() {
+    let test = "an_update_of_limits_that_bound_each_other";
+    let Some(case) = Case::root(test) else { return };
+    let Some(cpu) = v1_directory("cpu") else { return skip(test, "no cpu on cgroup v1") };
+    let (id, _) = case.sleeper("a", |config| {
+        set(config, &json!({"cpu": {"quota": 40_000, "period": 40_000, "burst": 30_000}}));
+    });
+    let group = cpu.join(format!("denovo-{id}"));
+    for (quota, burst) in [(10_000, 5_000), (38_000, 38_000), (2_000, 1_000)] {
+        let new = json!({"cpu": {"quota": quota, "burst": burst}}).to_string();
+        let file = case.file("new.json", &new);
+        case.ok(&["update", "--resources", file.to_str().unwrap(), &id]);
+        assert_eq!(read(&group, "cpu.cfs_quota_us"), quota.to_string());
+        assert_eq!(read(&group, "cpu.cfs_burst_us"), burst.to_string());
+    }
+    // All or nothing.
+    let file = case.file("new.json", r#"{"cpu": {"shares": 77, "quota": 5000, "burst": 6000}}"#);
+    let refused = case.call(&["update", "--resources", file.to_str().unwrap(), &id]);
+    assert!(refused.err.contains("linux.resources.cpu.burst"), "{refused:#?}");
+    assert_eq!(read(&group, "cpu.cfs_quota_us"), "2000");
+    assert_eq!(read(&group, "cpu.shares"), "1024");
+    case.delete(&id);
+}
