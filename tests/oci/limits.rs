@@ -181,5 +181,5 @@ fn a_container_that_runs_out_of_memory_is_told_so() {
     assert!(ran.code() == 137 && ran.err.contains("memory limit"), "{ran:?}");
     let bundle = case.bundle(limit(32 << 20, "sh -c 'kill -9 $$'; exit $?"));
     let ran = case.call(&["run", "-b", bundle.to_str().unwrap(), &case.id("c")]);
-    assert!(ran.code() == 137 && ran.err.is_empty(), "{ran:?}");
+    assert!(ran.code() == 137 && !ran.err.contains("memory"), "{ran:?}");
 }
