@@ -151,29 +151,6 @@ pub fn plan(cgroup: &spec::Cgroup, facts: &Facts) -> Result<CgroupPlan, Problems
     finish(plan, wrong, problems)
 }
 
-/// What setting `limits` in the groups at `path`, which are there, takes: the
-/// controllers that v2 has to let them have, the limits, the devices.
-///
-/// # Errors
-/// As [`plan`].
-pub fn changes(
-    path: &str,
-    limits: &crate::policy::limits::Limits,
-    facts: &Facts,
-) -> Result<Vec<CgroupStep>, Problems> {
-    let (path, limits) = (Some(path.to_owned()), limits.clone());
-    let asked = spec::Cgroup { path, limits, best_effort: false, delegate_to: None };
-    let mut steps = plan(&asked, facts)?.steps;
-    steps.retain(|step| match step {
-        CgroupStep::Enable { needed, .. } => *needed,
-        CgroupStep::Set { .. } | CgroupStep::Devices { .. } => true,
-        CgroupStep::Make { .. }
-        | CgroupStep::InheritCpuset { .. }
-        | CgroupStep::Delegate { .. } => false,
-    });
-    Ok(steps)
-}
-
 /// `wrong` is wrong anywhere, `missing` only on this node.
 fn finish(
     mut plan: CgroupPlan,

@@ -62,39 +62,6 @@ pub fn make(plan: &CgroupPlan) -> Result<(), CgroupError> {
     })
 }
 
-/// Carries out what changes groups that are there
-/// ([`crate::plan::cgroup::changes`]).
-///
-/// Some limits bound each other (memory, and memory with swap; a quota and its
-/// burst): which must be set first depends on what they were. So what is
-/// refused for its value is tried again after the rest.
-///
-/// # Errors
-/// The first [`CgroupError`] that stays; what was set before stays set.
-pub fn update(steps: &[CgroupStep]) -> Result<(), CgroupError> {
-    let mut left: Vec<&CgroupStep> = steps.iter().collect();
-    loop {
-        let mut refused = Vec::new();
-        let mut first = None;
-        let before = left.len();
-        for step in left {
-            match apply(step) {
-                Ok(()) => {}
-                Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EBUSY)) => {
-                    refused.push(step);
-                    first.get_or_insert(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        match first {
-            Some(error) if refused.len() == before => return Err(error),
-            Some(_) => left = refused,
-            None => return Ok(()),
-        }
-    }
-}
-
 /// Carries one step out.
 ///
 /// # Errors

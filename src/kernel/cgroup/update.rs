@@ -1,8 +1,10 @@
 //! Changes the limits of groups that stand: all that is asked, or none.
 
+use nix::errno::Errno;
+
 use super::directory::Directory;
 use super::{CgroupError, apply};
-use crate::plan::cgroup::{CgroupPlan, CgroupStep, Version};
+use crate::plan::cgroup::{CgroupPlan, CgroupStep, Place, Version};
 use crate::request::resources::InForce;
 
 /// Reads the limits that an update is to be understood beside.
@@ -40,30 +42,47 @@ fn bytes(group: &Directory, file: &str) -> Option<i64> {
     group.read(file).ok()?.trim().parse().ok().filter(|bytes| *bytes < NO_LIMIT)
 }
 
-/// Takes the steps in order. When one is refused, the files that those before
-/// it wrote, and that it may have written itself, get back what they held.
+/// Takes the steps in order. One that is refused for its value is tried again
+/// after the others: some bound each other (a quota, and the burst beyond it).
+/// When it is refused again, the files that the steps wrote, or may have
+/// written, get back what they held.
 ///
 /// # Errors
 /// The first [`CgroupError`].
 pub fn change(steps: &[CgroupStep]) -> Result<(), CgroupError> {
     let mut before = Vec::new();
-    for step in steps {
-        if let CgroupStep::Set { at, setting } = step {
-            let group = Directory::open(at)?;
-            for (file, value) in setting.choices(at.version).into_iter().flatten() {
-                // One that is not there is refused by the step, or left out.
-                if let Ok(held) = group.read(&file) {
-                    before.push((at, file, value, held));
-                }
+    let mut again = Vec::new();
+    let result = steps.iter().try_for_each(|step| {
+        remember(step, &mut before)?;
+        match apply(step) {
+            Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EBUSY)) => {
+                again.push(step);
+                Ok(())
             }
+            result => result,
         }
-        if let Err(error) = apply(step) {
-            // Twice: one file may be refused until another one is back.
-            for (at, file, value, held) in before.iter().rev().chain(before.iter().rev()) {
-                // The first error is the one to report.
-                let _ = Directory::open(at).map(|group| restore(&group, file, value, held));
-            }
-            return Err(error);
+    });
+    let result = result.and_then(|()| again.into_iter().try_for_each(apply));
+    if result.is_err() {
+        // Twice: one file may be refused until another one is back.
+        for (at, file, value, held) in before.iter().rev().chain(before.iter().rev()) {
+            // The first error is the one to report.
+            let _ = Directory::open(at).map(|group| restore(&group, file, value, held));
+        }
+    }
+    result
+}
+
+/// A file of a group, what a step writes to it, and what it held.
+type Held<'a> = (&'a Place, String, String, String);
+
+fn remember<'a>(step: &'a CgroupStep, before: &mut Vec<Held<'a>>) -> Result<(), CgroupError> {
+    let CgroupStep::Set { at, setting } = step else { return Ok(()) };
+    let group = Directory::open(at)?;
+    for (file, value) in setting.choices(at.version).into_iter().flatten() {
+        // One that is not there is refused by the step, or left out.
+        if let Ok(held) = group.read(&file) {
+            before.push((at, file, value, held));
         }
     }
     Ok(())

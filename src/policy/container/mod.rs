@@ -272,7 +272,7 @@ mod tests {
         let spec = checked.spec;
         assert_eq!(spec.fixtures.len(), 7);
         assert_eq!(spec.devices.len(), 6);
-        assert_eq!(spec.masked_paths.len(), 10);
+        assert_eq!(spec.masked_paths.len(), 11);
         assert_eq!(spec.hostname.unwrap().to_string_lossy(), "denovo");
         assert!(spec.own_dev);
         assert!(!spec.cgroup.best_effort);

@@ -24,6 +24,7 @@ pub(super) const MASKED: &[&str] = &[
     "/proc/scsi",
     "/proc/softirqs",
     "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
     "/proc/timer_stats",
 ];
 
