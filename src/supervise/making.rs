@@ -12,7 +12,7 @@ use crate::kernel::net_device::{self, Moved};
 use crate::kernel::{failure, hook};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
-use crate::policy::spec::{Hook, NetDevice};
+use crate::policy::spec::{Hook, NetDevice, Root};
 use crate::problem::Problem;
 use crate::record::container::{Record, Status, Store};
 use crate::record::process::ProcessName;
@@ -56,6 +56,10 @@ impl<'a> Making<'a> {
         let record = Record {
             id: id.to_owned(),
             bundle: bundle.dir.clone(),
+            rootfs: match &spec.root {
+                Root::Directory { path, .. } => path.as_path().to_owned(),
+                Root::Overlay { .. } | Root::Empty { .. } => std::path::PathBuf::new(),
+            },
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             uid,
             keeper: ProcessName::own(),
