@@ -150,13 +150,28 @@ pub(super) fn first_directory(all: &[CText]) -> Result<(), Fault> {
     last
 }
 
-/// Whether the path names a file that this process may execute.
+/// Whether the path names a file that this process may execute. The seccomp
+/// filter may hold already: the oldest calls come first, which every profile
+/// has, and one that is refused leaves the answer to execve(2).
 pub(super) fn executable(path: &CText) -> Result<(), Errno> {
-    use nix::fcntl::AtFlags;
+    use nix::fcntl::{AT_FDCWD, AtFlags};
     use nix::unistd::{AccessFlags, faccessat};
-    faccessat(nix::fcntl::AT_FDCWD, path.as_c_str(), AccessFlags::X_OK, AtFlags::AT_EACCESS)?;
-    let stat = nix::sys::stat::stat(path.as_c_str())?;
-    if stat.st_mode & libc::S_IFMT == libc::S_IFDIR { Err(Errno::EACCES) } else { Ok(()) }
+    let may = |flags| faccessat(AT_FDCWD, path.as_c_str(), AccessFlags::X_OK, flags);
+    let answer = match may(AtFlags::empty()) {
+        // For another uid than 0 that call does not look at capabilities.
+        Err(Errno::EACCES) => may(AtFlags::AT_EACCESS).map_err(|errno| match errno {
+            Errno::EPERM | Errno::ENOSYS => Errno::EACCES,
+            errno => errno,
+        }),
+        answer => answer,
+    };
+    let mode = answer.and_then(|()| nix::sys::stat::stat(path.as_c_str())).map(|s| s.st_mode);
+    match mode {
+        Ok(mode) if mode & libc::S_IFMT == libc::S_IFDIR => Err(Errno::EACCES),
+        // execve(2) itself gives neither for want of a permission on a file.
+        Ok(_) | Err(Errno::EPERM | Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Signal handling as a program expects to find it: only what the caller

@@ -179,6 +179,8 @@ impl<'a> Child<'a> {
                 become_process::become_user(user, capabilities.as_ref())
             }
             Inside::Seccomp => {
+                // A profile need not allow what only a runtime calls.
+                self.close_at_exec()?;
                 let (program, flags) = self.seccomp.unwrap_or((&[], 0));
                 sys::seccomp(program, flags).named("seccomp")
             }
@@ -261,13 +263,20 @@ impl<'a> Child<'a> {
         Err(Fault { call: "exec", errno: worst })
     }
 
-    fn exec(&self) -> Result<Infallible, Fault> {
+    /// Marks what the process shall not inherit. Once is enough: what is opened
+    /// later is opened so.
+    fn close_at_exec(&mut self) -> Result<(), Fault> {
+        match self.preserve.take() {
+            Some(count) => sys::cloexec_from(3 + count).named("close_range"),
+            None => Ok(()),
+        }
+    }
+
+    fn exec(&mut self) -> Result<Infallible, Fault> {
         let Some(executable) = self.executable else {
             return Err(Fault { call: "exec", errno: Errno::EINVAL });
         };
-        if let Some(count) = self.preserve {
-            sys::cloexec_from(3 + count).named("close_range")?;
-        }
+        self.close_at_exec()?;
         if self.die_with_parent {
             // Set last: a change of ids clears it.
             sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
