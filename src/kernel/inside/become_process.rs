@@ -134,8 +134,34 @@ pub(super) fn working_directory(path: &CText) -> Result<(), Fault> {
         Ok(()) => {
             Err(Fault { call: "check that the working directory is inside", errno: Errno::ENOENT })
         }
+        // A filter may hold already that knows no getcwd(2).
+        Err(Errno::EPERM | Errno::ENOSYS) => climb_to_root(),
         Err(errno) => Err(Fault { call: "getcwd", errno }),
     }
+}
+
+/// Proof without getcwd(2) that the working directory is below this root: the
+/// way up ends there.
+fn climb_to_root() -> Result<(), Fault> {
+    use nix::fcntl::{AT_FDCWD, OFlag, openat};
+    use nix::sys::stat::{Mode, fstat};
+    let open = |below: std::os::fd::BorrowedFd<'_>, name: &std::ffi::CStr| {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(below, name, flags, Mode::empty()).named("open of a directory above")?;
+        let stat = fstat(&fd).named("fstat of a directory above")?;
+        Ok::<_, Fault>((fd, (stat.st_dev, stat.st_ino)))
+    };
+    let (_, root) = open(AT_FDCWD, c"/")?;
+    let (mut at, mut place) = open(AT_FDCWD, c".")?;
+    while place != root {
+        let (above, next) = open(at.as_fd(), c"..")?;
+        if next == place {
+            let call = "check that the working directory is inside";
+            return Err(Fault { call, errno: Errno::ENOENT });
+        }
+        (at, place) = (above, next);
+    }
+    Ok(())
 }
 
 /// The first directory that there is.
@@ -155,14 +181,16 @@ pub(super) fn first_directory(all: &[CText]) -> Result<(), Fault> {
 /// has, and one that is refused leaves the answer to execve(2).
 pub(super) fn executable(path: &CText) -> Result<(), Errno> {
     use nix::fcntl::{AT_FDCWD, AtFlags};
-    use nix::unistd::{AccessFlags, faccessat};
-    let may = |flags| faccessat(AT_FDCWD, path.as_c_str(), AccessFlags::X_OK, flags);
-    let answer = match may(AtFlags::empty()) {
-        // For another uid than 0 that call does not look at capabilities.
-        Err(Errno::EACCES) => may(AtFlags::AT_EACCESS).map_err(|errno| match errno {
-            Errno::EPERM | Errno::ENOSYS => Errno::EACCES,
-            errno => errno,
-        }),
+    use nix::unistd::{AccessFlags, access, faccessat};
+    let answer = match access(path.as_c_str(), AccessFlags::X_OK) {
+        // For another uid than 0 it does not look at capabilities.
+        Err(Errno::EACCES) => {
+            let flags = AtFlags::AT_EACCESS;
+            match faccessat(AT_FDCWD, path.as_c_str(), AccessFlags::X_OK, flags) {
+                Err(Errno::EPERM | Errno::ENOSYS) => Err(Errno::EACCES),
+                answer => answer,
+            }
+        }
         answer => answer,
     };
     let mode = answer.and_then(|()| nix::sys::stat::stat(path.as_c_str())).map(|s| s.st_mode);

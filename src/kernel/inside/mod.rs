@@ -66,6 +66,8 @@ pub struct Child<'a> {
     pub mask: nix::sys::signal::SigSet,
     /// The process is killed when the one that waits for it dies.
     pub die_with_parent: bool,
+    /// What the caller could open; see [`Inside::OpenOutside`].
+    outside: Vec<(CText, OwnedFd)>,
     root: Option<OwnedFd>,
     /// Holds the upper layers of overlays, outside the root.
     base: Option<OwnedFd>,
@@ -89,6 +91,7 @@ impl<'a> Child<'a> {
             preserve: None,
             mask: nix::sys::signal::SigSet::empty(),
             die_with_parent: false,
+            outside: Vec::new(),
             root: None,
             base: None,
             layers: 0,
@@ -133,6 +136,10 @@ impl<'a> Child<'a> {
             Inside::EnterGroups => self.enter_groups(),
             Inside::NewCgroupNamespace => unshare(libc::CLONE_NEWCGROUP),
             Inside::NewClocks(clocks) => super::clocks::unshare(clocks),
+            Inside::OpenOutside(paths) => {
+                self.open_outside(paths);
+                Ok(())
+            }
             Inside::BecomeSetupUser { uid, gid } => become_process::setup_user(*uid, *gid),
             Inside::NewSession => become_process::new_session(),
             Inside::NewKeyring(name) => become_process::new_keyring(name),
@@ -199,6 +206,19 @@ impl<'a> Child<'a> {
             nix::unistd::write(door, b"0").named("write to the cgroup's tasks file")?;
         }
         Ok(())
+    }
+
+    /// What cannot be opened is left to the step that needs it, which says so.
+    fn open_outside(&mut self, paths: &[CText]) {
+        let opened = paths.iter().filter_map(|path| Some((path.clone(), open_path(path).ok()?)));
+        self.outside.extend(opened);
+    }
+
+    fn take_outside(&mut self, path: &CText) -> Result<OwnedFd, Fault> {
+        match self.outside.iter().position(|(opened, _)| opened == path) {
+            Some(index) => Ok(self.outside.swap_remove(index).1),
+            None => open_path(path),
+        }
     }
 
     fn enter_network(&self) -> Result<(), Fault> {

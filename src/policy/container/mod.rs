@@ -75,6 +75,7 @@ pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Proble
     let process = config.process().as_ref().map(|p| process::check(p, &around, &mut found));
     let mounts = mounts::check(bundle, &namespaces, facts, &mut found);
     let own_dev = !mounts.iter().any(mounts::binds_dev);
+    let hooks = config.hooks().as_ref().map(|h| hooks::check(h, process.as_ref(), &mut found));
     let spec = Spec {
         root: root::check(bundle, &mut found),
         propagation: root::propagation(linux, &mut found),
@@ -87,7 +88,7 @@ pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Proble
         readonly_paths: inside("linux.readonlyPaths", linux.readonly_paths(), &mut found),
         cgroup: cgroup::check(linux, id, facts, &mut found),
         seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, &mut found)),
-        hooks: config.hooks().as_ref().map(|h| hooks::check(h, &mut found)).unwrap_or_default(),
+        hooks: hooks.unwrap_or_default(),
         annotations: annotations(bundle, &mut found),
         fixtures: mounts.into_iter().map(spec::Fixture::Mount).collect(),
         namespaces,
