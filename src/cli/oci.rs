@@ -12,6 +12,7 @@ use crate::record::container::Status;
 use crate::request::default_config::{For, default_config};
 use crate::request::user::UserIds;
 use crate::supervise::container::{self, Refusal, StartOptions};
+use crate::supervise::control;
 use crate::supervise::exec::{self, ExecOptions};
 
 /// A verb that takes a container's id only.
@@ -19,7 +20,7 @@ use crate::supervise::exec::{self, ExecOptions};
 pub struct Id {
     /// The container's id
     #[arg(value_name = "ID", value_parser = crate::request::id::container_id)]
-    id: String,
+    pub id: String,
 }
 
 /// What create and run have in common.
@@ -87,7 +88,13 @@ pub fn create(context: &Context, args: &Create) -> Result<i32, Refusal> {
     let options = args.making.options(true, false);
     let warn = |text: &str| context.voice.warn(text);
     if context.explain {
-        context.print_plan(&container::explain(&args.making.id.id, &options, true, &warn)?);
+        context.print_plan(&container::explain(
+            &args.making.id.id,
+            &options,
+            &context.facts()?,
+            true,
+            &warn,
+        )?);
         return Ok(0);
     }
     container::create(&context.containers(), &args.making.id.id, &options, &warn)?;
@@ -98,7 +105,13 @@ pub fn run(context: &Context, args: &Run) -> Result<i32, Refusal> {
     let options = args.making.options(args.detach, args.keep);
     let warn = |text: &str| context.voice.warn(text);
     if context.explain {
-        context.print_plan(&container::explain(&args.making.id.id, &options, false, &warn)?);
+        context.print_plan(&container::explain(
+            &args.making.id.id,
+            &options,
+            &context.facts()?,
+            false,
+            &warn,
+        )?);
         return Ok(0);
     }
     container::run(&context.containers(), &args.making.id.id, &options, &warn)
@@ -171,7 +184,7 @@ pub fn kill(context: &Context, args: &Kill) -> Result<i32, Refusal> {
         )]);
         return Ok(0);
     }
-    container::kill(&context.containers(), &args.id.id, args.signal, args.all)?;
+    control::kill(&context.containers(), &args.id.id, args.signal, args.all)?;
     Ok(0)
 }
 
@@ -236,6 +249,21 @@ pub struct Exec {
     /// Come back once the process runs
     #[arg(short, long)]
     detach: bool,
+    /// Also into a paused container, where it waits for the resume
+    #[arg(long)]
+    ignore_paused: bool,
+    /// Control group below the container's to put it in
+    #[arg(long, value_name = "[CONTROLLER,…:]PATH")]
+    cgroup: Vec<String>,
+    /// AppArmor profile to change to
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<String>,
+    /// Label of SELinux (not supported)
+    #[arg(long, hide = true, value_name = "LABEL")]
+    process_label: Option<String>,
+    /// Accepted for callers of runc; denovo never becomes a subreaper
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
     #[command(flatten)]
     id: Id,
     /// The command and its arguments
@@ -244,6 +272,15 @@ pub struct Exec {
 }
 
 pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
+    for (option, given) in
+        [("--apparmor", &args.apparmor), ("--process-label", &args.process_label)]
+    {
+        if given.as_ref().is_some_and(|text| !text.is_empty()) {
+            return Err(Problem::user(format!("{option}: not supported yet by denovo"))
+                .hint("leave it out, if the process can do without")
+                .into());
+        }
+    }
     let store = context.containers();
     let record = store.load(&args.id.id)?;
     let process = match &args.process {
@@ -279,6 +316,8 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
         console_socket: args.console_socket.clone(),
         preserve_fds: args.preserve_fds,
         detach: args.detach,
+        ignore_paused: args.ignore_paused,
+        cgroup: args.cgroup.clone(),
     };
     exec::exec(&store, &args.id.id, &options)
 }
@@ -344,7 +383,7 @@ pub fn spec(context: &Context, args: &SpecVerb) -> Result<i32, Refusal> {
         context.print_plan(&[format!("write {}", path.display())]);
         return Ok(0);
     }
-    let facts = crate::host::Facts::read()?;
+    let facts = context.facts()?;
     let text = default_config(For {
         rootless: args.rootless.then_some((facts.caller.uid, facts.caller.gid)),
         unified_cgroups: facts.cgroups.v1.is_empty(),

@@ -2,13 +2,15 @@
 
 use super::cgroup::CgroupPlan;
 use super::inside::{Inside, Join};
-use super::{Launch, Plan, Program};
+use super::{Launch, Plan};
 use crate::host::Facts;
 use crate::policy::spec::{
-    Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Seccomp, Spec,
+    Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Spec,
 };
 use crate::policy::text::CText;
 use crate::problem::Problems;
+
+pub use super::process::{entering, process_steps, program, rank_steps};
 
 /// What a plan depends on beside the spec.
 #[derive(Debug, Clone)]
@@ -27,7 +29,8 @@ pub struct Options {
 /// # Errors
 /// Every reason why the control groups cannot be as asked.
 pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Problems> {
-    let cgroup = super::cgroup::plan(&spec.cgroup, facts)?;
+    let mut cgroup = super::cgroup::plan(&spec.cgroup, facts)?;
+    cgroup.resctrl = spec.intel_rdt.clone();
     let mut launch = launch(&spec.namespaces, spec.process.is_none());
     // Worth it where there is another CPU to do it on; where it must belong
     // to a new user namespace, only a process in there can make it.
@@ -102,6 +105,7 @@ fn launch(namespaces: &Namespaces, own_init: bool) -> Launch {
         gid_map: namespaces.gid_map.clone(),
         deny_setgroups: namespaces.deny_setgroups,
         owner: namespaces.owner.clone(),
+        cpus: None,
         network_aside: false,
     }
 }
@@ -109,7 +113,7 @@ fn launch(namespaces: &Namespaces, own_init: bool) -> Launch {
 /// From the clone to a mount namespace of one's own.
 fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut Vec<Inside>) {
     let namespaces = &spec.namespaces;
-    if !cgroup.steps.is_empty() {
+    if !cgroup.steps.is_empty() || cgroup.resctrl.is_some() {
         inside.push(Inside::EnterGroups);
     }
     if namespaces.user != Namespace::Shared {
@@ -145,7 +149,8 @@ fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
         use Inside::*;
         matches!(
             step,
-            RuntimeHooks
+            NetDevices(_)
+                | RuntimeHooks
                 | ContainerHooks(_)
                 | Console { .. }
                 | Sysctl { .. }
@@ -272,6 +277,10 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     for fixture in &spec.fixtures {
         expand(fixture, facts, spec, inside);
     }
+    // First: a /dev that is a link is refused before anything is made in it.
+    if spec.own_dev {
+        inside.push(Inside::DeviceLinks);
+    }
     let devices: fn(Device) -> Inside =
         if spec.namespaces.user == Namespace::Shared && !facts.caller.nested {
             Inside::MakeDevice
@@ -279,9 +288,6 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
             Inside::BindDevice
         };
     inside.extend(spec.devices.iter().cloned().map(devices));
-    if spec.own_dev {
-        inside.push(Inside::DeviceLinks);
-    }
     if let Some(process) = &spec.process
         && process.terminal
     {
@@ -361,6 +367,9 @@ fn read_only_at_last(spec: &Spec, facts: &Facts) -> impl Iterator<Item = Inside>
 
 /// Hooks, masks and the way into the root.
 fn seal_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<Inside>) {
+    if !spec.net_devices.is_empty() {
+        inside.push(Inside::NetDevices(spec.net_devices.clone()));
+    }
     if !spec.hooks.prestart.is_empty() || !spec.hooks.create_runtime.is_empty() {
         inside.push(Inside::RuntimeHooks);
     }
@@ -385,85 +394,4 @@ fn seal_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     if kind != 0 && kind != libc::MS_SLAVE && kind != libc::MS_PRIVATE {
         inside.push(Inside::RootPropagation(spec.propagation));
     }
-}
-
-/// What turns a process inside the environment into the one that was asked
-/// for, up to its exec; `run`, `exec` and a joining rank share it.
-pub fn process_steps(process: &Process, seccomp: Option<&Seccomp>, wait: bool) -> Vec<Inside> {
-    let mut steps = Vec::new();
-    steps.extend(process.rlimits.iter().copied().map(Inside::Rlimit));
-    if let Some(mask) = process.umask {
-        steps.push(Inside::Umask(mask));
-    }
-    // Without no_new_privs a filter needs CAP_SYS_ADMIN, which `Become` drops;
-    // with it, later is better: the filter need not allow the steps before.
-    if seccomp.is_some() && !process.no_new_privileges {
-        steps.push(Inside::Seccomp);
-    }
-    steps.push(Inside::Become { user: process.user.clone(), capabilities: process.capabilities });
-    if process.no_new_privileges {
-        steps.push(Inside::NoNewPrivileges);
-    }
-    steps.push(Inside::WorkingDirectory(process.cwd.clone()));
-    if wait {
-        steps.push(Inside::FindProgram);
-    }
-    if seccomp.is_some() && process.no_new_privileges {
-        steps.push(Inside::Seccomp);
-    }
-    steps
-}
-
-/// The steps of a process that enters an environment which already runs.
-pub fn entering(process: &Process, seccomp: Option<&Seccomp>) -> Vec<Inside> {
-    let mut steps = process_steps(process, seccomp, false);
-    steps.push(Inside::Exec(process.args[0].clone()));
-    steps
-}
-
-/// The steps of one process of a job that enters its environment.
-///
-/// `directories`: the first that exists inside becomes the working directory.
-pub fn rank_steps(
-    process: &Process,
-    directories: Vec<CText>,
-    cpus: Option<&[u32]>,
-    grouped: bool,
-) -> Vec<Inside> {
-    let mut steps = Vec::with_capacity(8);
-    if grouped {
-        steps.push(Inside::EnterGroups);
-    }
-    steps.extend(cpus.map(|cpus| Inside::Affinity(cpus.to_vec())));
-    if process.terminal {
-        steps.push(Inside::NewSession);
-        steps.push(Inside::Console { rows: 0, columns: 0 });
-    }
-    steps.extend(process_steps(process, None, false).into_iter().map(|step| match step {
-        Inside::WorkingDirectory(_) => Inside::FirstDirectory(directories.clone()),
-        other => other,
-    }));
-    steps.push(Inside::Exec(process.args[0].clone()));
-    steps
-}
-
-/// Where PATH of the process's own environment finds its program, as
-/// execvp(3) would look for it.
-pub fn program(process: &Process) -> Program {
-    let name = &process.args[0];
-    let candidates = if name.as_bytes().contains(&b'/') {
-        vec![name.clone()]
-    } else {
-        let path = process.env.iter().find_map(|e| e.as_bytes().strip_prefix(b"PATH="));
-        path.unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .split(|b| *b == b':')
-            .map(|dir| {
-                let mut full = if dir.is_empty() { b".".to_vec() } else { dir.to_vec() };
-                full.push(b'/');
-                full.extend_from_slice(name.as_bytes());
-                CText::lossy(full)
-            })
-            .collect()
-    };
-    Program { args: process.args.clone(), env: process.env.clone(), candidates }
 }

@@ -6,5 +6,6 @@
 
 pub mod base;
 pub mod container;
+pub mod filters;
 pub mod job;
 pub mod process;

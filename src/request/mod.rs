@@ -10,6 +10,7 @@ pub mod env;
 pub mod id;
 pub mod job;
 pub mod oci;
+pub mod resources;
 pub mod root;
 pub mod size;
 pub mod user;

@@ -2,14 +2,20 @@
 //! and its init.
 
 pub mod container;
+pub mod control;
+pub mod events;
 pub mod exec;
 pub mod groups;
 pub mod init;
+pub mod interrupt;
 pub mod job;
+pub mod listener;
 pub mod making;
 pub mod monitor;
 pub mod protocol;
 pub mod proxy;
+pub mod ps;
 pub mod sockets;
 pub mod stage;
 pub mod terminal;
+pub mod update;

@@ -52,7 +52,10 @@ pub(super) fn umask(mask: u32) -> Result<(), Fault> {
 }
 
 /// sched_setaffinity(2) of this process, which its children inherit.
-pub(super) fn affinity(cpus: &[u32]) -> Result<(), Fault> {
+///
+/// # Errors
+/// As sched_setaffinity(2); `EINVAL` for a CPU above 1023.
+pub fn affinity(cpus: &[u32]) -> Result<(), Fault> {
     let mut set = nix::sched::CpuSet::new();
     for cpu in cpus {
         set.set(*cpu as usize).named("CPU_SET")?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Surroundings, check_process};
-use crate::policy::spec::{Capabilities, Process, User};
+use crate::policy::spec::{Attributes, Capabilities, Process, User};
 use crate::policy::text::CText;
 use crate::problem::{Problem, Problems};
 use crate::request::oci::ProcessDocument;
@@ -87,6 +87,7 @@ fn plain() -> Process {
         rlimits: Vec::new(),
         no_new_privileges: true,
         oom_score_adj: None,
+        attributes: Attributes::default(),
     }
 }
 

@@ -31,9 +31,14 @@ struct Prepared {
     cpus: Vec<u32>,
 }
 
-fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Prepared, Problems> {
-    let facts = Facts::read().map_err(|p| vec![p])?;
-    let person = person(request, &facts).map_err(|p| vec![p])?;
+fn prepare(
+    jobs: &Jobs,
+    id: &str,
+    request: &JobRequest,
+    facts: &Facts,
+    dry: bool,
+) -> Result<Prepared, Problems> {
+    let person = person(request, facts).map_err(|p| vec![p])?;
     let memory = hardware::memory_total().unwrap_or(1 << 30);
     let (source, env, bundle) = match image::resolve(request.bundle.as_deref())? {
         image::Found::Host => (Source::Host(Distribution::read()), Vec::new(), "host".to_owned()),
@@ -42,7 +47,7 @@ fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Pre
             (source, b.env, b.name)
         }
     };
-    let cpus = choose_cpus(jobs, request, &facts).map_err(|p| vec![p])?;
+    let cpus = choose_cpus(jobs, request, facts).map_err(|p| vec![p])?;
     let cwd = std::env::current_dir().ok().map(|p| p.display().to_string());
     let own = person.uid == facts.caller.uid;
     let scratch = match &request.scratch {
@@ -56,7 +61,7 @@ fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Pre
     let case = Case {
         id,
         request,
-        facts: &facts,
+        facts,
         person: &person,
         source: &source,
         cpus: cpus.as_deref(),
@@ -75,7 +80,7 @@ fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Pre
             no_new_keyring: false,
             await_start: false,
         };
-        let mut plan = build::plan(&decided.spec, &facts, &options)?;
+        let mut plan = build::plan(&decided.spec, facts, &options)?;
         if let Some(cpus) = &decided.affinity {
             plan.inside.insert(0, Inside::Affinity(cpus.clone()));
         }
@@ -100,17 +105,17 @@ fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Pre
     }
 }
 
-/// The lines of `denovo explain job run|start`.
+/// The lines of `denovo explain job run|start`, on the node of `facts`.
 ///
 /// # Errors
 /// As `job run`.
-pub fn explain(base: &Path, request: &JobRequest) -> Result<Vec<String>, Refusal> {
+pub fn explain(base: &Path, request: &JobRequest, facts: &Facts) -> Result<Vec<String>, Refusal> {
     let id = request.id.clone().unwrap_or_else(rank::default_id);
     let jobs = Jobs::new(base);
     if places(base).iter().any(|jobs| connect_to(jobs, &id).is_some()) {
         return Ok(vec![format!("join the environment of job {id}, which is there")]);
     }
-    let prepared = prepare(&jobs, &id, request, true)?;
+    let prepared = prepare(&jobs, &id, request, facts, true)?;
     let mut lines =
         vec![format!("make directory {}; undone by removing it", jobs.directory(&id).display())];
     lines.extend(
@@ -136,7 +141,8 @@ pub(super) fn make(
     let reserving = request.cpus.is_some().then(|| jobs.lock_cpus()).transpose()?;
     // What others left when they crashed; who holds a lock is not waited for.
     let _ = stage::collect_jobs(jobs, |other| other != id);
-    let prepared = prepare(jobs, id, request, false)?;
+    let facts = Facts::read()?;
+    let prepared = prepare(jobs, id, request, &facts, false)?;
     prepared.decided.warnings.iter().for_each(|w| warn(w));
     prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
     let scratch = prepared.scratch.clone();
