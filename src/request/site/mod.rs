@@ -22,8 +22,6 @@ pub struct Site {
     pub images: Images,
     /// Registries by `host` or `host:port`.
     pub registry: BTreeMap<String, Registry>,
-    pub stores: Stores,
-    pub limits: Limits,
     pub trust: Trust,
     /// What is asked of images that root mounts, instead of `trust`.
     pub root_trust: Option<Trust>,
@@ -32,8 +30,32 @@ pub struct Site {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Images {
+    /// Stores that everybody reads below their own, in this order.
+    pub stores: Vec<PathBuf>,
     /// Where a name without a registry goes, such as `registry.example.org/hpc`.
     pub unqualified: Option<String>,
+    /// Bytes that one image may unpack to.
+    #[serde(deserialize_with = "size")]
+    pub most_unpacked: Option<u64>,
+    /// Files, directories and links that one image may hold.
+    pub most_entries: Option<u64>,
+    /// Bytes of one blob as it is fetched.
+    #[serde(deserialize_with = "size")]
+    pub most_blob: Option<u64>,
+    /// Blobs that are fetched at the same moment.
+    pub parallel: Option<usize>,
+}
+
+impl Images {
+    /// Bytes of one blob as it is fetched: 64 GiB unless the site says.
+    pub fn blob_limit(&self) -> u64 {
+        self.most_blob.unwrap_or(64 << 30)
+    }
+
+    /// Blobs that are fetched at the same moment: 4 unless the site says.
+    pub fn parallel(&self) -> usize {
+        self.parallel.unwrap_or(4)
+    }
 }
 
 /// How one registry is reached.
@@ -48,35 +70,6 @@ pub struct Registry {
     pub mirrors: Vec<String>,
     /// Nothing is fetched from it or its mirrors.
     pub blocked: bool,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Stores {
-    /// Stores that are read, the first one first, below a user's own.
-    pub site: Vec<PathBuf>,
-}
-
-/// The most that an image may be.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Limits {
-    /// Bytes of one blob as it is fetched.
-    #[serde(deserialize_with = "size")]
-    pub blob_size: u64,
-    /// Bytes of all layers, unpacked.
-    #[serde(deserialize_with = "size")]
-    pub unpacked_size: u64,
-    /// Entries of all layers.
-    pub entries: u64,
-    /// Blobs that are fetched at the same moment.
-    pub parallel: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { blob_size: 64 << 30, unpacked_size: 256 << 30, entries: 20_000_000, parallel: 4 }
-    }
 }
 
 /// What an image must have before it is used.
@@ -112,7 +105,7 @@ impl Site {
 }
 
 /// A number of bytes, or a text such as `50G`.
-fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a number of bytes or a text such as \"50G\"")]
     enum Size {
@@ -120,8 +113,9 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         Text(String),
     }
     match Size::deserialize(from)? {
-        Size::Bytes(bytes) => Ok(bytes),
+        Size::Bytes(bytes) => Ok(Some(bytes)),
         Size::Text(text) => crate::request::size::parse(&text)
+            .map(Some)
             .map_err(|problem| serde::de::Error::custom(problem.message)),
     }
 }

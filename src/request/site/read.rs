@@ -95,8 +95,8 @@ fn contradiction(site: &Site) -> Option<String> {
     if let Some(host) = site.registry.keys().find(|host| host.contains('/')) {
         return Some(format!("registry.{host:?}: is a host[:port] without a path"));
     }
-    if site.limits.parallel == 0 {
-        return Some("limits.parallel: 0 would fetch nothing".to_owned());
+    if site.images.parallel == Some(0) {
+        return Some("images.parallel: 0 would fetch nothing".to_owned());
     }
     let files = site.registry.values().filter_map(|r| r.ca.as_ref());
     let trusts = std::iter::once(&site.trust).chain(site.root_trust.as_ref());
@@ -104,7 +104,7 @@ fn contradiction(site: &Site) -> Option<String> {
     if signed.iter().any(|s| s.keys.is_empty() || s.names.is_empty()) {
         return Some("trust.signed: names and keys must each have an entry".to_owned());
     }
-    let files = files.chain(&site.stores.site).chain(signed.iter().flat_map(|s| &s.keys));
+    let files = files.chain(&site.images.stores).chain(signed.iter().flat_map(|s| &s.keys));
     let relative = files.into_iter().find(|p| !p.is_absolute());
     relative.map(|p| format!("{:?}: must be absolute: it would depend on who asks", p.display()))
 }
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn nothing_said_is_all_defaults() {
         assert_eq!(read("").unwrap(), Site::default());
-        assert_eq!(read("# only a remark\n").unwrap().limits.parallel, 4);
+        assert_eq!(read("# only a remark\n").unwrap().images.parallel(), 4);
     }
 
     #[test]
@@ -141,14 +141,14 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line() {
         let table = [
             ("[images]\nunqualifed = \"a\"", "line 2: unknown field `unqualifed`"),
-            ("[limits]\nparallel = \"four\"", "line 2: invalid type"),
-            ("[limits]\nblob-size = \"4Q\"", "its unit is unknown"),
-            ("[limits]\nparallel = 0", "limits.parallel: 0"),
+            ("[images]\nparallel = \"four\"", "line 2: invalid type"),
+            ("[images]\nmost-blob = \"4Q\"", "its unit is unknown"),
+            ("[images]\nparallel = 0", "images.parallel: 0"),
             ("images = [", "line 1: "),
             ("[registry.\"https://r\"]\n", "without a scheme"),
             ("[registry.r]\nmirrors = [\"http://m\"]", "without a scheme"),
             ("[registry.\"r/x\"]\n", "without a path"),
-            ("[stores]\nsite = [\"store\"]", "must be absolute"),
+            ("[images]\nstores = [\"store\"]", "must be absolute"),
             ("[[trust.signed]]\nnames = [\"**\"]\nkeys = []", "must each have an entry"),
             ("[[trust.signed]]\nnames = [\"**\"]", "missing field `keys`"),
             ("[trust]\nallow = [\"a b\"]", "in no name"),
