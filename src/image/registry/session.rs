@@ -87,10 +87,6 @@ impl Session {
         Ok(Self { http, plain: said.plain_http, scope, credential, authorization, place })
     }
 
-    pub fn place(&self) -> &Place {
-        &self.place
-    }
-
     /// `GET /v2/REPOSITORY/PATH`, to be changed as needed.
     ///
     /// # Errors
