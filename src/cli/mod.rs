@@ -1,8 +1,10 @@
 //! The command line: from argv to an exit code.
 
+mod image;
 mod job;
 mod node;
 mod oci;
+mod registry;
 pub mod say;
 
 use std::ffi::OsString;
@@ -72,6 +74,8 @@ enum Verb {
     /// Environments of jobs: one per job and node, joined by every rank
     #[command(subcommand)]
     Job(job::Verb),
+    /// Images: fetching, building, keeping and checking them
+    Image(image::Image),
     /// The node: facts, and cleaning up after crashes
     #[command(subcommand)]
     Node(node::Verb),
@@ -265,6 +269,7 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
             return explained(&context, args);
         }
         Verb::Job(verb) => job::run(&context, verb),
+        Verb::Image(args) => image::run(&context, args),
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),
     };

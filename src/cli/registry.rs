@@ -6,7 +6,6 @@ use super::Context;
 use super::say::out;
 use crate::image::manifest::Platform;
 use crate::image::registry::{Progress, Pull as Wanted, pull as fetch, push as send, qualify};
-use crate::image::site::Site as Stores;
 use crate::image::{Reference, Store};
 use crate::problem::Problem;
 use crate::request::site;
@@ -48,9 +47,7 @@ fn platform(text: &str) -> Result<Platform, String> {
     let mut parts = text.split('/').map(str::to_owned);
     let named = |part: Option<String>| part.filter(|p| !p.is_empty());
     match (named(parts.next()), named(parts.next()), parts.next(), parts.next()) {
-        (Some(os), Some(architecture), variant, None) => {
-            Ok(Platform { os, architecture, variant })
-        }
+        (Some(os), Some(architecture), variant, None) => Ok(Platform { os, architecture, variant }),
         _ => Err("a platform is OS/ARCH, such as linux/arm64".to_owned()),
     }
 }
@@ -67,7 +64,11 @@ pub fn pull(context: &Context, store: &Store, args: &Pull) -> Result<i32, Refusa
         let said = site.registry(full.registry.as_deref().unwrap_or_default());
         let mut lines: Vec<String> =
             said.mirrors.iter().map(|mirror| format!("ask the mirror {mirror}")).collect();
-        lines.push(format!("fetch {full} for {} into {}", wanted.platform, store.directory().display()));
+        lines.push(format!(
+            "fetch {full} for {} into {}",
+            wanted.platform,
+            store.directory().display()
+        ));
         context.print_plan(&lines);
         return Ok(0);
     }

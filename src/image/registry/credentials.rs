@@ -104,8 +104,9 @@ pub fn find(registry: &str, repository: &str) -> Result<Option<Credential>, Prob
 }
 
 fn wrong(path: &Path, why: &str) -> Problem {
-    Problem::user(format!("{}: the login cannot be read: {why}", path.display()))
-        .hint("log in again (podman login, skopeo login), or name another file with REGISTRY_AUTH_FILE")
+    Problem::user(format!("{}: the login cannot be read: {why}", path.display())).hint(
+        "log in again (podman login, skopeo login), or name another file with REGISTRY_AUTH_FILE",
+    )
 }
 
 fn look(file: &AuthFile, registry: &str, repository: &str) -> Result<Option<Credential>, String> {

@@ -123,10 +123,7 @@ mod tests {
     fn a_registrys_words_are_passed_on_without_what_a_terminal_obeys() {
         let table = [
             (r#"{"errors":[{"code":"DENIED","message":"no\u001b[2J access"}]}"#, ": no [2J access"),
-            (
-                r#"{"errors":[{"code":"A"},{"code":"B","message":"b","detail":{"x":1}}]}"#,
-                ": A; b",
-            ),
+            (r#"{"errors":[{"code":"A"},{"code":"B","message":"b","detail":{"x":1}}]}"#, ": A; b"),
             (r#"{"errors":[]}"#, ""),
             ("<html>gateway</html>", ""),
         ];

@@ -29,11 +29,7 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 ///
 /// # Errors
 /// The registry does not have it, or it is not what the digest says.
-pub fn manifest(
-    session: &Session,
-    tag: &str,
-    expected: Option<&Digest>,
-) -> Result<Fetched, Error> {
+pub fn manifest(session: &Session, tag: &str, expected: Option<&Digest>) -> Result<Fetched, Error> {
     let name = expected.map_or_else(|| tag.to_owned(), Digest::to_string);
     let what = format!("manifest {name}");
     let accepted = ACCEPTED.join(", ");
@@ -163,8 +159,7 @@ fn attempt(
         // It knows no ranges and begins from the start.
         writer.restart()?;
     }
-    length(&response, part.size - writer.offset())
-        .map_err(|why| session.wrong(what, why))?;
+    length(&response, part.size - writer.offset()).map_err(|why| session.wrong(what, why))?;
     stream(session, what, part, writer, line, response)
 }
 

@@ -54,17 +54,13 @@ pub fn pull(
     let top = sources.first(|s| fetch::manifest(s, tag, reference.digest.as_ref()))?;
     // Every document on the way down, as it came.
     let mut documents = vec![top.bytes.clone()];
-    let (bytes, manifest) = descend(
-        top.bytes.clone(),
-        top.media_type.as_deref(),
-        &wanted.platform,
-        |part| {
+    let (bytes, manifest) =
+        descend(top.bytes.clone(), top.media_type.as_deref(), &wanted.platform, |part| {
             let bytes = document(store, &sources, part)?;
             documents.push(bytes.clone());
             Ok(bytes)
-        },
-    )
-    .map_err(|p| Problem { message: format!("image {reference}: {}", p.message), ..p })?;
+        })
+        .map_err(|p| Problem { message: format!("image {reference}: {}", p.message), ..p })?;
     let parts = parts(&manifest, site, &reference)?;
     let fetched = blobs(store, site, &sources, &parts, progress)?;
     let digest = keep(store, &bytes, &top)?;
@@ -166,12 +162,7 @@ fn blobs(
     }
 }
 
-fn blob(
-    store: &Store,
-    sources: &Sources,
-    part: &Part,
-    progress: &Progress,
-) -> Result<(), Problem> {
+fn blob(store: &Store, sources: &Sources, part: &Part, progress: &Progress) -> Result<(), Problem> {
     let line = progress.bytes(part.digest.short(), part.size);
     let mut writer = store.incoming(Some(&part.digest))?;
     sources.first(|session| fetch::blob(session, part, &mut writer, &line))?;
@@ -210,8 +201,10 @@ fn signature(
     };
     let parts = parts(&manifest, site, reference)?;
     if parts.iter().map(|p| p.size).sum::<u64>() > LARGEST {
-        return Err(Problem::user(format!("image {reference}: {tag} is larger than any signature"))
-            .hint("ask whoever pushed it"));
+        return Err(Problem::user(format!(
+            "image {reference}: {tag} is larger than any signature"
+        ))
+        .hint("ask whoever pushed it"));
     }
     blobs(store, site, sources, &parts, &Progress::hidden())?;
     let digest = store.put(&found.bytes)?;

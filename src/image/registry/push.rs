@@ -87,7 +87,8 @@ fn image(
     let what = format!("manifest {tag}");
     let mut ask = session.get(&what, &format!("manifests/{tag}"))?;
     ask.method = Method::PUT;
-    let ask = ask.header(CONTENT_TYPE, &media_type(&bytes))
+    let ask = ask
+        .header(CONTENT_TYPE, &media_type(&bytes))
         .header(CONTENT_LENGTH, &bytes.len().to_string());
     let body = || Ok(SendBody::from_owned_reader(Cursor::new(bytes.clone())));
     patiently(|| session.once(&ask, &body).map(drop))?;
@@ -127,23 +128,18 @@ fn has(session: &Session, part: &Part) -> Result<bool, Error> {
 }
 
 /// "Pushing a blob monolithically", by POST and then PUT.
-fn blob(
-    store: &Store,
-    session: &Session,
-    part: &Part,
-    progress: &Progress,
-) -> Result<(), Problem> {
+fn blob(store: &Store, session: &Session, part: &Part, progress: &Progress) -> Result<(), Problem> {
     let line = progress.bytes(part.digest.short(), part.size);
     let what = format!("blob {}", part.digest);
     patiently(|| {
         let mut begin = session.get(&what, "blobs/uploads/")?.header(CONTENT_LENGTH, "0");
         begin.method = Method::POST;
-        let response = session.once(&begin, &|| Ok(SendBody::from_owned_reader(std::io::empty())))?;
+        let response =
+            session.once(&begin, &|| Ok(SendBody::from_owned_reader(std::io::empty())))?;
         let place = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
         let url = place.and_then(|p| join(&begin.url, p)).and_then(|url| with_digest(&url, part));
-        let url = url.ok_or_else(|| {
-            session.wrong(&what, "it does not say where to upload to".to_owned())
-        })?;
+        let url = url
+            .ok_or_else(|| session.wrong(&what, "it does not say where to upload to".to_owned()))?;
         let ask = Ask { what: what.clone(), method: Method::PUT, url, headers: HeaderMap::new() }
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, &part.size.to_string());

@@ -58,10 +58,7 @@ impl Sources {
     ///
     /// # Errors
     /// None has: what each of them answered.
-    pub fn first<T>(
-        &self,
-        ask: impl FnMut(&Session) -> Result<T, Error>,
-    ) -> Result<T, Problem> {
+    pub fn first<T>(&self, ask: impl FnMut(&Session) -> Result<T, Error>) -> Result<T, Problem> {
         self.ask(ask).map_err(|failures| joined(&failures))
     }
 
@@ -81,10 +78,7 @@ impl Sources {
         }
     }
 
-    fn ask<T>(
-        &self,
-        mut ask: impl FnMut(&Session) -> Result<T, Error>,
-    ) -> Result<T, Vec<Error>> {
+    fn ask<T>(&self, mut ask: impl FnMut(&Session) -> Result<T, Error>) -> Result<T, Vec<Error>> {
         let mut failures = Vec::new();
         for session in &self.sessions {
             match ask(session) {
@@ -124,15 +118,15 @@ fn places(reference: &Reference, site: &Site) -> Result<Vec<(Place, bool)>, Prob
         let prefix = prefix.trim_matches('/');
         let joint = if prefix.is_empty() { "" } else { "/" };
         (
-            Place {
-                registry: host.to_owned(),
-                repository: format!("{prefix}{joint}{repository}"),
-            },
+            Place { registry: host.to_owned(), repository: format!("{prefix}{joint}{repository}") },
             false,
         )
     });
     let mirrors: Vec<_> = mirrors.collect();
-    Ok(mirrors.into_iter().chain([(Place { registry, repository: repository.clone() }, true)]).collect())
+    Ok(mirrors
+        .into_iter()
+        .chain([(Place { registry, repository: repository.clone() }, true)])
+        .collect())
 }
 
 #[cfg(test)]

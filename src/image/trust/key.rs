@@ -18,8 +18,7 @@ const P256: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
-const EDWARDS: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const EDWARDS: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// The most that is read of a key's file, in bytes.
 const LONGEST: u64 = 1 << 16;
@@ -48,7 +47,8 @@ impl Key {
         let meta = file.metadata().map_err(|e| wrong(e.to_string()))?;
         if nix::unistd::geteuid().is_root() && (meta.uid() != 0 || meta.mode() & 0o022 != 0) {
             return Err(wrong(
-                "root does not trust a key that others can write: chown root, chmod go-w".to_owned(),
+                "root does not trust a key that others can write: chown root, chmod go-w"
+                    .to_owned(),
             ));
         }
         let mut text = Vec::new();

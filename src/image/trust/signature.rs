@@ -167,7 +167,9 @@ mod tests {
         for (text, expected) in table {
             match says(text.as_bytes(), &reference, &digest) {
                 Ok(()) => assert_eq!(expected, "", "{text}"),
-                Err(why) => assert!(!expected.is_empty() && why.contains(expected), "{text}: {why}"),
+                Err(why) => {
+                    assert!(!expected.is_empty() && why.contains(expected), "{text}: {why}")
+                }
             }
         }
     }

@@ -161,8 +161,7 @@ mod tests {
 
     #[test]
     fn root_follows_only_what_root_alone_writes() {
-        let table =
-            [(0, 0o644, true), (0, 0o664, false), (0, 0o646, false), (1000, 0o644, false)];
+        let table = [(0, 0o644, true), (0, 0o664, false), (0, 0o646, false), (1000, 0o644, false)];
         for (uid, mode, expected) in table {
             let is = only_root_writes(Path::new("/x"), uid, mode).is_ok();
             assert_eq!(is, expected, "{uid} {mode:o}");
