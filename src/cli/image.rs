@@ -26,6 +26,8 @@ pub enum Verb {
     Pull(registry::Pull),
     /// Send an image to a registry
     Push(registry::Push),
+    /// Hash images again, and check who signed them
+    Verify(registry::Verify),
 }
 
 pub fn run(context: &Context, image: Image) -> Result<i32, Refusal> {
@@ -33,6 +35,7 @@ pub fn run(context: &Context, image: Image) -> Result<i32, Refusal> {
     match image.verb {
         Verb::Pull(args) => registry::pull(context, &store, &args),
         Verb::Push(args) => registry::push(context, &store, &args),
+        Verb::Verify(args) => registry::verify(context, &store, &args),
     }
 }
 

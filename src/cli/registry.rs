@@ -6,8 +6,9 @@ use super::Context;
 use super::say::out;
 use crate::image::manifest::Platform;
 use crate::image::registry::{Progress, Pull as Wanted, pull as fetch, push as send, qualify};
-use crate::image::{Reference, Store};
-use crate::problem::Problem;
+use crate::image::trust::is_companion;
+use crate::image::{Reference, Store, verify};
+use crate::problem::{Problem, Problems};
 use crate::request::site;
 use crate::supervise::container::Refusal;
 
@@ -38,6 +39,16 @@ pub struct Push {
     /// The registry speaks http without TLS
     #[arg(long)]
     plain_http: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Images of the store [default: all of them]
+    #[arg(value_name = "IMAGE")]
+    images: Vec<Reference>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -94,6 +105,49 @@ pub fn push(context: &Context, store: &Store, args: &Push) -> Result<i32, Refusa
     }
     out(format_args!("{}  {}", pushed.name, pushed.manifest));
     Ok(0)
+}
+
+pub fn verify(context: &Context, store: &Store, args: &Verify) -> Result<i32, Refusal> {
+    let site = site::load()?;
+    let mut images = args.images.clone();
+    if images.is_empty() {
+        images = named(store);
+    }
+    if context.explain {
+        let lines: Vec<String> =
+            images.iter().map(|image| format!("hash every blob of {image} again")).collect();
+        context.print_plan(&lines);
+        return Ok(0);
+    }
+    let (mut good, mut problems) = (Vec::new(), Problems::new());
+    for image in &images {
+        match verify::verify(store, &site, image, &Progress::new()) {
+            Ok(verified) => good.push(verified),
+            Err(more) => problems.extend(more),
+        }
+    }
+    if args.json {
+        json(&good)?;
+    } else {
+        for image in &good {
+            let signed =
+                image.signed_by.as_ref().map_or(String::new(), |k| format!(", signed with {k}"));
+            out(format_args!(
+                "{}  {}: {} blobs, {} MiB are what they say{signed}",
+                image.name,
+                image.manifest,
+                image.blobs,
+                image.size >> 20
+            ));
+        }
+    }
+    if problems.is_empty() { Ok(0) } else { Err(problems.into()) }
+}
+
+/// All images with a name: what is under the tags of signatures belongs to them.
+fn named(store: &Store) -> Vec<Reference> {
+    let names = store.refs().into_iter().filter_map(|(named, _)| named.name.parse().ok());
+    names.filter(|reference: &Reference| !is_companion(reference)).collect()
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<i32, Refusal> {

@@ -9,6 +9,7 @@ pub mod registry;
 pub mod site;
 pub mod store;
 pub mod trust;
+pub mod verify;
 
 pub use bundle::{Found, Image, name_of, resolve};
 pub use digest::Digest;

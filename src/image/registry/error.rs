@@ -8,7 +8,14 @@ use crate::problem::Problem;
 pub enum Error {
     /// Nobody answered, or the answer broke off.
     #[error("{registry}: {what}: {why}")]
-    Unreachable { registry: String, what: String, why: String, secure: bool },
+    Unreachable {
+        registry: String,
+        what: String,
+        why: String,
+        secure: bool,
+        /// Nothing will change that by waiting.
+        for_good: bool,
+    },
     /// It answered with an error.
     #[error("{registry} answered {status} to {what}{words}")]
     Answered {
@@ -33,7 +40,7 @@ impl Error {
     /// Asking again may help.
     pub fn passes(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { for_good, .. } => !for_good,
             Self::Answered { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
             Self::Wrong { .. } | Self::Here(_) => false,
         }
@@ -42,6 +49,11 @@ impl Error {
     /// It knows nothing of what was asked for, or does not say that it does.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Answered { status: 404, .. })
+    }
+
+    /// Nobody answered.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
     }
 
     fn hint(&self) -> &'static str {

@@ -1,6 +1,6 @@
 //! One request and its answer over http or TLS.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -71,24 +71,43 @@ impl Http {
         url: &Uri,
         headers: &HeaderMap,
         body: impl AsSendBody,
-    ) -> Result<Response<Body>, String> {
+    ) -> Result<Response<Body>, Silence> {
         let mut request = Request::builder().method(method).uri(url);
         if let Some(all) = request.headers_mut() {
             all.extend(headers.clone());
         }
-        let request = request.body(body).map_err(|e| e.to_string())?;
-        self.agent.run(request).map_err(|e| said(&e))
+        let request =
+            request.body(body).map_err(|e| Silence { why: e.to_string(), for_good: true })?;
+        self.agent.run(request).map_err(|e| Silence::of(&e))
     }
 }
 
-/// ureq's errors without its name in front.
-fn said(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::Io(e) => e.to_string(),
-        ureq::Error::HostNotFound => "nobody knows a host of this name".to_owned(),
-        ureq::Error::Timeout(what) => format!("no answer in time ({what})"),
-        ureq::Error::Rustls(e) => format!("TLS: {e}"),
-        other => other.to_string(),
+/// No answer came.
+#[derive(Debug, Clone)]
+pub struct Silence {
+    pub why: String,
+    /// Nothing will change that by waiting.
+    pub for_good: bool,
+}
+
+impl Silence {
+    /// ureq's errors, without its name in front.
+    fn of(error: &ureq::Error) -> Self {
+        let (why, for_good) = match error {
+            // TLS says that it was refused as invalid data.
+            ureq::Error::Io(e) => (
+                e.to_string(),
+                matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::InvalidData),
+            ),
+            ureq::Error::HostNotFound => ("nobody knows a host of this name".to_owned(), true),
+            ureq::Error::Timeout(what) => (format!("no answer in time ({what})"), false),
+            ureq::Error::Rustls(e) => (format!("TLS: {e}"), true),
+            ureq::Error::RequireHttpsOnly(_) => {
+                ("it leads to http, where https was asked for".to_owned(), true)
+            }
+            other => (other.to_string(), false),
+        };
+        Self { why, for_good }
     }
 }
 

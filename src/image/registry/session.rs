@@ -10,7 +10,7 @@ use ureq::{Body, SendBody};
 use super::challenge::{self, Challenge};
 use super::credentials::{self, Credential};
 use super::error::{Error, words};
-use super::http::{Http, page};
+use super::http::{Http, Silence, page};
 use super::token;
 use crate::problem::Problem;
 use crate::request::site::Registry;
@@ -170,7 +170,10 @@ impl Session {
                     words: format!(": {words}"),
                     wait: None,
                 },
-                None => Error::Unreachable { registry, what, why: words, secure: !self.plain },
+                None => {
+                    let secure = !self.plain;
+                    Error::Unreachable { registry, what, why: words, secure, for_good: false }
+                }
             }
         })
     }
@@ -188,7 +191,7 @@ impl Session {
                 headers.insert(AUTHORIZATION, value);
             }
             let response = self.http.send(&ask.method, &url, &headers, body()?);
-            let response = response.map_err(|why| self.unreachable(ask, &url, why))?;
+            let response = response.map_err(|silence| self.unreachable(ask, &url, silence))?;
             let redirected = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             if !redirected || !matches!(ask.method, Method::GET | Method::HEAD) {
                 return Ok(response);
@@ -201,11 +204,12 @@ impl Session {
         Err(self.wrong(&ask.what, format!("it sends us on more than {REDIRECTS} times")))
     }
 
-    fn unreachable(&self, ask: &Ask, url: &Uri, why: String) -> Error {
+    fn unreachable(&self, ask: &Ask, url: &Uri, silence: Silence) -> Error {
+        let Silence { why, for_good } = silence;
         let host = url.authority().map_or("", |a| a.as_str());
         let why = if host == self.place.registry { why } else { format!("{host}: {why}") };
-        let registry = self.place.registry.clone();
-        Error::Unreachable { registry, what: ask.what.clone(), why, secure: !self.plain }
+        let (registry, what) = (self.place.registry.clone(), ask.what.clone());
+        Error::Unreachable { registry, what, why, secure: !self.plain, for_good }
     }
 
     fn success(&self, ask: &Ask, response: Response<Body>) -> Result<Response<Body>, Error> {
@@ -232,7 +236,7 @@ impl Session {
     /// The answer broke off.
     pub fn broke_off(&self, what: &str, why: String) -> Error {
         let (registry, what) = (self.place.registry.clone(), what.to_owned());
-        Error::Unreachable { registry, what, why, secure: !self.plain }
+        Error::Unreachable { registry, what, why, secure: !self.plain, for_good: false }
     }
 }
 

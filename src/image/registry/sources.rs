@@ -1,6 +1,8 @@
 //! Where an image comes from: its registry, and the mirrors that the site
 //! puts before it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::error::Error;
 use super::session::{Access, Place, Session};
 use crate::image::Reference;
@@ -35,7 +37,8 @@ pub fn qualify(reference: &Reference, site: &Site) -> Result<Reference, Problem>
 
 /// Sessions in the order in which they are asked, opened as they are needed.
 pub struct Sources {
-    sessions: Vec<Session>,
+    /// Each with whether it is known to be silent.
+    sessions: Vec<(Session, AtomicBool)>,
 }
 
 impl Sources {
@@ -49,7 +52,7 @@ impl Sources {
         for (place, own) in places(reference, site)? {
             let mut said = site.registry(&place.registry);
             said.plain_http |= plain && own;
-            sessions.push(Session::open(place, &said, Access::Pull)?);
+            sessions.push((Session::open(place, &said, Access::Pull)?, AtomicBool::new(false)));
         }
         Ok(Self { sessions })
     }
@@ -80,12 +83,19 @@ impl Sources {
 
     fn ask<T>(&self, mut ask: impl FnMut(&Session) -> Result<T, Error>) -> Result<T, Vec<Error>> {
         let mut failures = Vec::new();
-        for session in &self.sessions {
+        for (number, (session, silent)) in self.sessions.iter().enumerate() {
+            // A mirror that is down is waited for once, not for each blob.
+            if silent.load(Ordering::Relaxed) && number + 1 < self.sessions.len() {
+                continue;
+            }
             match ask(session) {
                 Ok(found) => return Ok(found),
                 // Nobody else can mend what is wrong here.
                 Err(here @ Error::Here(_)) => return Err(vec![here]),
-                Err(error) => failures.push(error),
+                Err(error) => {
+                    silent.fetch_or(error.is_silence(), Ordering::Relaxed);
+                    failures.push(error);
+                }
             }
         }
         Err(failures)

@@ -56,7 +56,7 @@ pub fn fetch(
     } else {
         http.send(&method, &url, &headers, body)
     };
-    let response = response.map_err(&lost)?;
+    let response = response.map_err(|silence| lost(silence.why))?;
     let status = response.status();
     let text = page(response).map_err(&lost)?;
     if !status.is_success() {

@@ -7,7 +7,7 @@ mod key;
 mod signature;
 
 pub use key::Key;
-pub use signature::{index_tag, signature_tag, tagged};
+pub use signature::{index_tag, is_companion, signature_tag, tagged};
 
 use super::manifest::{Document, LARGEST, parse};
 use super::{Digest, Reference, Store};

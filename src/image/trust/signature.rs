@@ -30,6 +30,13 @@ pub fn index_tag(manifest: &Digest) -> String {
     format!("{}-{}.index", manifest.algorithm().name(), manifest.hex())
 }
 
+/// Whether a name is one of the two above: no image, but what belongs to one.
+pub fn is_companion(reference: &Reference) -> bool {
+    let tag = reference.tag.as_deref().unwrap_or_default();
+    let stem = tag.strip_suffix(".sig").or_else(|| tag.strip_suffix(".index"));
+    stem.is_some_and(|stem| stem.replacen('-', ":", 1).parse::<Digest>().is_ok())
+}
+
 /// The same repository under another tag.
 pub fn tagged(reference: &Reference, tag: String) -> Reference {
     Reference { tag: Some(tag), digest: None, ..reference.clone() }
