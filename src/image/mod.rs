@@ -2,11 +2,14 @@
 //! bundle by directory or by name, or an image in a store.
 
 pub mod bundle;
+pub mod decompress;
 pub mod digest;
 pub mod manifest;
+pub mod merge;
 pub mod reference;
 pub mod site;
 pub mod store;
+pub mod tar;
 
 pub use bundle::{Found, Image, name_of, resolve};
 pub use digest::Digest;
