@@ -1,5 +1,6 @@
 //! The command line: from argv to an exit code.
 
+mod image;
 mod job;
 mod node;
 mod oci;
@@ -72,6 +73,9 @@ enum Verb {
     /// Environments of jobs: one per job and node, joined by every rank
     #[command(subcommand)]
     Job(job::Verb),
+    /// Images: a store of them, in from files and out to other tools
+    #[command(subcommand)]
+    Image(image::Verb),
     /// The node: facts, and cleaning up after crashes
     #[command(subcommand)]
     Node(node::Verb),
@@ -265,6 +269,7 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
             return explained(&context, args);
         }
         Verb::Job(verb) => job::run(&context, verb),
+        Verb::Image(verb) => image::run(&context, verb),
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),
     };

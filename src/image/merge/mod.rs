@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::decompress::{self, Bounded};
 use super::digest::{Algorithm, Hasher};
+use super::flatten::SQUASHFS_MAGIC;
 use super::tar::{self, Entry, Kind, Path, Reader};
 use super::{Digest, Store};
 use crate::problem::Problem;
@@ -64,7 +65,8 @@ pub trait Sink {
     fn file(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), Problem>;
 }
 
-/// Reads the names in all layers and decides what is left.
+/// Reads the names in all layers and decides what is left; gives the layers'
+/// digests too.
 ///
 /// # Errors
 /// A layer is missing, damaged, larger than the site allows, or says
@@ -74,7 +76,8 @@ pub fn read(
     layers: &[Layer],
     bounds: Bounds,
     progress: Progress<'_>,
-) -> Result<Tree, Problem> {
+) -> Result<(Tree, Vec<Digest>), Problem> {
+    let mut diff_ids = Vec::new();
     let mut tree = Tree::default();
     let mut left = bounds;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -107,10 +110,11 @@ pub fn read(
             left.bytes = left.bytes.checked_sub(listed.bytes).ok_or_else(|| too_large(bounds))?;
             let count = listed.entries.len() as u64;
             left.entries = left.entries.checked_sub(count).ok_or_else(|| too_many(bounds))?;
+            diff_ids.push(listed.diff_id);
             tree.add(number, listed.entries).map_err(|e| in_layer(name, &e))?;
         }
     }
-    Ok(tree)
+    Ok((tree, diff_ids))
 }
 
 const INTERRUPTED: &str = "another layer failed";
@@ -119,6 +123,7 @@ struct Listed {
     entries: Vec<Entry>,
     /// Bytes of the files, at full size.
     bytes: u64,
+    diff_id: Digest,
 }
 
 /// One layer's entries, with its digest checked.
@@ -130,24 +135,22 @@ fn list(
     stop: &AtomicBool,
 ) -> Result<Listed, Problem> {
     let wrong = |e: tar::Error| in_layer(&layer.blob, &e);
-    let file = store.open_blob(&layer.blob)?;
-    let counted = Counted { file, progress };
-    let plain = decompress::open(counted).map_err(|e| wrong(e.into()))?;
+    let plain = open(store, layer, progress)?;
     let algorithm = layer.diff_id.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let hashed =
         Hashed { source: Bounded::new(plain, bounds.bytes), hasher: Hasher::new(algorithm) };
     // Header by header would be half a million small reads.
     let mut reader = Reader::new(io::BufReader::with_capacity(1 << 17, hashed));
-    let mut listed = Listed { entries: Vec::new(), bytes: 0 };
+    let (mut entries, mut bytes) = (Vec::new(), 0u64);
     while let Some(entry) = reader.next_entry().map_err(wrong)? {
-        listed.bytes = listed.bytes.saturating_add(entry.size);
-        if listed.bytes > bounds.bytes {
+        bytes = bytes.saturating_add(entry.size);
+        if bytes > bounds.bytes {
             return Err(too_large(bounds));
         }
-        if listed.entries.len() as u64 >= bounds.entries {
+        if entries.len() as u64 >= bounds.entries {
             return Err(too_many(bounds));
         }
-        listed.entries.push(entry);
+        entries.push(entry);
         if stop.load(Ordering::Relaxed) {
             return Err(Problem::ours(INTERRUPTED));
         }
@@ -160,7 +163,7 @@ fn list(
             layer.blob
         ))
         .hint("the image is damaged, or its parts are not of one image; pull it again")),
-        _ => Ok(listed),
+        _ => Ok(Listed { entries, bytes, diff_id: found }),
     }
 }
 
@@ -202,8 +205,7 @@ fn emit_layer(
     progress: Progress<'_>,
 ) -> Result<(), Problem> {
     let wrong = |e: tar::Error| in_layer(&layer.blob, &e);
-    let counted = Counted { file: store.open_blob(&layer.blob)?, progress };
-    let plain = decompress::open(counted).map_err(|e| wrong(e.into()))?;
+    let plain = open(store, layer, progress)?;
     let mut reader = Reader::new(io::BufReader::with_capacity(1 << 17, plain));
     let mut wanted = files.iter().peekable();
     let mut number = 0;
@@ -232,6 +234,23 @@ fn emit_layer(
         number += 1;
     }
     Ok(())
+}
+
+/// A layer's tar.
+fn open<'a>(
+    store: &Store,
+    layer: &Layer,
+    progress: Progress<'a>,
+) -> Result<Box<dyn Read + Send + 'a>, Problem> {
+    let mut file = store.open_blob(&layer.blob)?;
+    let wrong = |e: io::Error| in_layer(&layer.blob, &e);
+    let mut start = [0; 4];
+    let squashfs = file.read(&mut start).map_err(wrong)? == 4 && start == *SQUASHFS_MAGIC;
+    io::Seek::rewind(&mut file).map_err(wrong)?;
+    if squashfs {
+        return Ok(Box::new(super::flatten::read_squashfs(file)?));
+    }
+    decompress::open(Counted { file, progress }).map_err(wrong)
 }
 
 pub fn in_layer(blob: &Digest, why: &dyn std::fmt::Display) -> Problem {

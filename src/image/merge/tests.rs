@@ -67,7 +67,7 @@ fn merged(layers: &[&[&str]], bounds: Bounds) -> Result<Vec<String>, Problem> {
             Layer { blob, diff_id: Some(Digest::of(&tar)) }
         })
         .collect();
-    let tree = read(&store, &layers, bounds, &|_| {})?;
+    let (tree, _) = read(&store, &layers, bounds, &|_| {})?;
     let mut lines = Lines::default();
     emit(&store, &layers, &tree, &mut lines, &|_| {})?;
     lines.0.remove(0);
