@@ -4,7 +4,6 @@ mod image;
 mod job;
 mod node;
 mod oci;
-mod registry;
 pub mod say;
 
 use std::ffi::OsString;
@@ -74,8 +73,9 @@ enum Verb {
     /// Environments of jobs: one per job and node, joined by every rank
     #[command(subcommand)]
     Job(job::Verb),
-    /// Images: fetching, building, keeping and checking them
-    Image(image::Image),
+    /// Images: a store of them, in from files and out to other tools
+    #[command(subcommand)]
+    Image(image::Verb),
     /// The node: facts, and cleaning up after crashes
     #[command(subcommand)]
     Node(node::Verb),
@@ -269,7 +269,7 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
             return explained(&context, args);
         }
         Verb::Job(verb) => job::run(&context, verb),
-        Verb::Image(args) => image::run(&context, args),
+        Verb::Image(verb) => image::run(&context, verb),
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),
     };

@@ -69,6 +69,11 @@ impl Line {
         self.bar.set_position(position);
     }
 
+    /// So many bytes more.
+    pub fn more(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
     /// A reader that moves it on.
     pub fn counting<R: std::io::Read>(&self, reader: R) -> impl std::io::Read + use<R> {
         self.bar.wrap_read(reader)

@@ -7,8 +7,10 @@ use super::fetch::{self, Fetched};
 use super::progress::Progress;
 use super::sources::{Sources, qualify};
 use crate::image::manifest::{Document, LARGEST, Manifest, Part, Platform, descend, parse};
+use crate::image::merge::Bounds;
+use crate::image::site::Site as Limits;
 use crate::image::trust::{self, index_tag, signature_tag};
-use crate::image::{Digest, Reference, Store};
+use crate::image::{Digest, Reference, Store, import};
 use crate::problem::Problem;
 use crate::request::site::Site;
 
@@ -73,10 +75,25 @@ pub fn pull(
         store.set_ref(&trust::tagged(&reference, index_tag(&digest)), &top.digest)?;
     }
     trust::require(store, demands, &reference, &digest)?;
+    flatten(store, site, &digest, parts.iter().map(|p| p.size).sum(), progress)?;
     store.set_ref(&reference, &digest)?;
     let size = parts.iter().map(|p| p.size).sum();
     let name = reference.stored_name();
     Ok(Pulled { name, digest: top.digest, manifest: digest, size, fetched })
+}
+
+/// Makes the file that jobs start from, so that the first of them need not.
+fn flatten(
+    store: &Store,
+    site: &Site,
+    manifest: &Digest,
+    size: u64,
+    progress: &Progress,
+) -> Result<(), Problem> {
+    let bounds = Bounds::of(&Limits(site.images.clone()));
+    // Layers are read twice: for their names, then for their data.
+    let line = progress.bytes("flatten", 2 * size);
+    import::complete(store, manifest, bounds, &|n| line.more(n)).map(drop)
 }
 
 /// Stores the manifest under the digest that it was asked for by, if it was.

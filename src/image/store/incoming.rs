@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::{Store, blob_in};
 use crate::image::Digest;
@@ -47,6 +48,9 @@ impl BlobWriter {
             .mode(0o644)
             .open(&path)
             .map_err(|why| store.failed(&path, "write", &why))?;
+        if expected.is_none() {
+            begin(&path);
+        }
         let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
         let mut writer = Self {
             store: store.clone(),
@@ -161,6 +165,7 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
+        forget(&self.path);
         if self.finished {
             return;
         }
@@ -225,7 +230,95 @@ fn age(path: &Path) -> Option<u64> {
     path.symlink_metadata().ok()?.modified().ok()?.elapsed().ok().map(|age| age.as_secs())
 }
 
+/// A file that another program writes; removed unless it is adopted.
+pub struct Temporary {
+    store: Store,
+    path: PathBuf,
+}
+
+impl Temporary {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the file content of the store, under its digest.
+    ///
+    /// # Errors
+    /// It cannot be read, or the store cannot be written.
+    pub fn adopt(self) -> Result<(Digest, u64), Problem> {
+        let failed = |what: &str, why: &io::Error| self.store.failed(&self.path, what, why);
+        let mut file = File::open(&self.path).map_err(|e| failed("read", &e))?;
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut buffer = vec![0; 1 << 18];
+        let mut size = 0;
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => {
+                    hasher.update(&buffer[..n]);
+                    size += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(failed("read", &e)),
+            }
+        }
+        let digest = hasher.finish();
+        let place = blob_in(self.store.directory(), &digest);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.set_permissions(mode)
+            .and_then(|()| file.sync_data())
+            .and_then(|()| fs::rename(&self.path, &place))
+            .map_err(|e| failed("write", &e))?;
+        Ok((digest, size))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        forget(&self.path);
+    }
+}
+
+/// What this process has begun and would leave behind if it ended now.
+static BEGUN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn begin(path: &Path) {
+    BEGUN.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+}
+
+fn forget(path: &Path) {
+    BEGUN.lock().unwrap_or_else(PoisonError::into_inner).retain(|p| p != path);
+}
+
+/// Removes what this process has begun, because it ends now. Transfers of
+/// known content stay, to be taken up again.
+pub fn abandon() {
+    for path in BEGUN.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let _ = fs::remove_file(&path);
+        let _ = crate::image::unpack::remove(&path);
+    }
+}
+
 impl Store {
+    /// A name for a file, or an empty directory's, that is to become
+    /// something of this store.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn temporary(&self, kind: &str) -> Result<Temporary, Problem> {
+        self.prepare()?;
+        let path = fresh_name(self.directory(), kind);
+        begin(&path);
+        Ok(Temporary { store: self.clone(), path })
+    }
+
+    /// Bytes of what is on its way or broke off.
+    pub fn incoming_size(&self) -> u64 {
+        let entries = fs::read_dir(incoming(self.directory())).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
+    }
+
     /// Removes what interrupted writers have left and nobody took up again
     /// within `keep` seconds.
     ///

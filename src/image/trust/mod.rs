@@ -126,6 +126,43 @@ fn refused(reference: &Reference, why: &str, key: &str) -> Problem {
         .hint(format!("{} has it under {table}.{key}", site::path().display()))
 }
 
+/// What in a store belongs to a name: an image, its signatures, or the index
+/// that led to it, of which the images for other machines are not here.
+///
+/// # Errors
+/// It is damaged.
+pub fn parts(store: &Store, digest: &Digest) -> Result<Vec<Digest>, Problem> {
+    let bytes = store.read_blob(digest, LARGEST)?;
+    let mut parts = vec![digest.clone()];
+    if let Document::Manifest(manifest) = parse(&bytes, None)? {
+        parts.push(manifest.config.digest);
+        parts.extend(manifest.layers.into_iter().map(|layer| layer.digest));
+    }
+    Ok(parts)
+}
+
+/// Who has signed an image that is stored, for `image verify`; `None` where
+/// nobody need.
+///
+/// # Errors
+/// The site demands what the image does not have.
+pub fn signer(
+    store: &Store,
+    site: &Site,
+    reference: &Reference,
+) -> Result<Option<String>, Problem> {
+    let manifest = store.resolve(reference)?.manifest;
+    // In the store a name is as good as the digest that it leads to.
+    let pinned = Reference { digest: Some(manifest.clone()), ..reference.clone() };
+    let demands = of_caller(site);
+    require(store, demands, &pinned, &manifest)?;
+    let Some(signed) = signers(demands, &pinned) else { return Ok(None) };
+    Ok(match verify(store, signed, &pinned, &manifest)? {
+        Verdict::By(key) => Some(key),
+        Verdict::No(_) => None,
+    })
+}
+
 /// What the site demands of the caller's images.
 ///
 /// # Errors
