@@ -75,16 +75,23 @@ fn ok(program: &str, args: &[&str]) -> String {
 fn layout(case: &Case) -> String {
     let dir = case.dir.join("layout");
     let name = format!("{}:t", dir.display());
-    let root = case.dir.join("root");
-    fs::create_dir_all(root.join("etc")).unwrap();
-    fs::write(root.join("etc/motd"), "from umoci\n").unwrap();
     ok("umoci", &["init", "--layout", dir.to_str().unwrap()]);
     ok("umoci", &["new", "--image", &name]);
-    let insert = |from: &Path, to: &str| {
-        ok("umoci", &["insert", "--rootless", "--image", &name, from.to_str().unwrap(), to]);
-    };
-    insert(&root, "/");
-    insert(Path::new("/bin/busybox"), "/bin/busybox");
+    // `umoci insert` would leave a tar without its end.
+    for (number, (from, to)) in
+        [("/etc/hostname", "etc/motd"), ("/bin/busybox", "bin/busybox")].into_iter().enumerate()
+    {
+        let bundle = case.dir.join(format!("umoci{number}"));
+        let bundle = bundle.to_str().unwrap();
+        ok("umoci", &["unpack", "--rootless", "--image", &name, bundle]);
+        let place = Path::new(bundle).join("rootfs").join(to);
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::copy(from, &place).unwrap();
+        if number == 0 {
+            fs::write(&place, "from umoci\n").unwrap();
+        }
+        ok("umoci", &["repack", "--image", &name, bundle]);
+    }
     ok("umoci", &["config", "--image", &name, "--config.env", "FROM=umoci"]);
     name
 }
@@ -179,6 +186,7 @@ fn docker_manifests_zstd_layers_and_lists_by_platform() {
         let container = buildah(&["from", "--arch", arch, "scratch"]);
         let container = container.trim();
         buildah(&["config", "--arch", arch, "--label", &format!("for={arch}"), container]);
+        buildah(&["copy", "-q", container, "/bin/busybox", "/bin/busybox"]);
         let committed = buildah(&["commit", "-q", container]);
         buildah(&["rm", container]);
         buildah(&["manifest", "add", "--arch", arch, &list, committed.trim()]);

@@ -53,7 +53,7 @@ fn one(
 
 #[test]
 fn a_transfer_that_breaks_off_goes_on_where_it_ended() {
-    let image = Made::large(300_000);
+    let image = Made::large(307_200);
     let (i, breaks) = (image.clone(), first(2));
     let Some((case, server, name, ran)) =
         one("a_transfer_that_breaks_off_goes_on_where_it_ended", &image, move |seen, reply| {
@@ -72,7 +72,7 @@ fn a_transfer_that_breaks_off_goes_on_where_it_ended() {
 
 #[test]
 fn a_registry_without_ranges_begins_again() {
-    let image = Made::large(300_000);
+    let image = Made::large(307_200);
     let (i, breaks) = (image.clone(), first(1));
     let Some((case, _server, name, ran)) =
         one("a_registry_without_ranges_begins_again", &image, move |seen, reply| {
@@ -90,7 +90,7 @@ fn a_registry_without_ranges_begins_again() {
 
 #[test]
 fn a_range_that_was_not_asked_for_is_refused() {
-    let image = Made::large(300_000);
+    let image = Made::large(307_200);
     let (i, breaks) = (image.clone(), first(1));
     let Some((case, server, name, ran)) =
         one("a_range_that_was_not_asked_for_is_refused", &image, move |seen, reply| {
@@ -99,7 +99,7 @@ fn a_range_that_was_not_asked_for_is_refused() {
             }
             let body = i.layer[50_000..].to_vec();
             Reply { status: 206, body, ..Reply::default() }
-                .header("Content-Range", "bytes 50000-299999/300000")
+                .header("Content-Range", "bytes 50000-307199/307200")
         })
     else {
         return;
@@ -110,16 +110,16 @@ fn a_range_that_was_not_asked_for_is_refused() {
 
 #[test]
 fn content_that_is_not_what_its_digest_says_is_refused() {
-    let image = Made::large(1000);
+    let image = Made::large(2048);
     let i = image.clone();
     let Some((case, server, name, ran)) =
         one("content_that_is_not_what_its_digest_says_is_refused", &image, move |seen, reply| {
-            if i.is_layer(seen) { Reply::ok(vec![b'x'; 1000]) } else { reply }
+            if i.is_layer(seen) { Reply::ok(vec![b'x'; 2048]) } else { reply }
         })
     else {
         return;
     };
-    let is = Digest::of(&[b'x'; 1000]).to_string();
+    let is = Digest::of(&[b'x'; 2048]).to_string();
     ran.refused(&[&server.address.to_string(), &image.layer_digest().to_string(), &is]);
     is_not_stored(&case, &name, &image);
     assert_eq!(fs::read_dir(case.dir.join("store/incoming")).unwrap().count(), 0);
@@ -129,7 +129,7 @@ fn content_that_is_not_what_its_digest_says_is_refused() {
 fn a_part_of_another_time_that_was_wrong_is_fetched_anew() {
     let test = "a_part_of_another_time_that_was_wrong_is_fetched_anew";
     let Some(case) = Case::user(test) else { return };
-    let image = Made::large(1000);
+    let image = Made::large(2048);
     let server = serve(&image, |_, reply| reply);
     let name = server.name("a/b:t");
     drop(Store::open(store(&case)).unwrap().put(b"x").unwrap());
@@ -145,7 +145,7 @@ fn a_part_of_another_time_that_was_wrong_is_fetched_anew() {
 
 #[test]
 fn more_than_the_manifest_promises_is_not_read() {
-    let image = Made::large(1000);
+    let image = Made::large(2048);
     for unmeasured in [true, false] {
         let i = image.clone();
         let Some((case, _server, name, ran)) =
@@ -159,7 +159,7 @@ fn more_than_the_manifest_promises_is_not_read() {
         else {
             return;
         };
-        let words = if unmeasured { "longer than its 1000 bytes" } else { "6000 bytes long" };
+        let words = if unmeasured { "longer than its 2048 bytes" } else { "7048 bytes long" };
         ran.refused(&[words]);
         is_not_stored(&case, &name, &image);
     }
@@ -168,18 +168,18 @@ fn more_than_the_manifest_promises_is_not_read() {
 #[test]
 fn a_blob_above_the_sites_limit_is_not_asked_for() {
     let Some(case) = Case::user("a_blob_above_the_sites_limit_is_not_asked_for") else { return };
-    let image = Made::large(5000);
+    let image = Made::large(5120);
     let server = serve(&image, |_, reply| reply);
     let name = server.name("a/b:t");
     let ran = pull(&case, "[images]\nmost-blob = \"4K\"", &[&name, "--plain-http"]);
-    ran.refused(&["has 5000 bytes", "4096 are allowed", "most-blob"]);
+    ran.refused(&["has 5120 bytes", "4096 are allowed", "most-blob"]);
     assert!(server.asked("/blobs/").is_empty());
 }
 
 #[test]
 fn a_manifest_must_be_the_one_that_is_named() {
     let Some(case) = Case::user("a_manifest_must_be_the_one_that_is_named") else { return };
-    let (image, other) = (Made::large(10), Made::large(20));
+    let (image, other) = (Made::large(2048), Made::large(2560));
     let server = serve(&image, |_, reply| reply);
     let good = server.name(&format!("a/b@{}", image.digest()));
     pull(&case, "", &[&good, "--plain-http"]).expect(0, "by digest");
@@ -195,7 +195,7 @@ fn a_manifest_must_be_the_one_that_is_named() {
 
 #[test]
 fn errors_that_pass_are_waited_for() {
-    let image = Made::large(1000);
+    let image = Made::large(2048);
     let (i, limits, fails) = (image.clone(), first(1), first(2));
     let Some((case, server, name, ran)) =
         one("errors_that_pass_are_waited_for", &image, move |seen, reply| {
@@ -239,7 +239,7 @@ fn errors_say_which_registry_answered_what() {
 #[test]
 fn who_is_redirected_to_does_not_see_the_login() {
     let Some(case) = Case::user("who_is_redirected_to_does_not_see_the_login") else { return };
-    let image = Made::large(1000);
+    let image = Made::large(2048);
     let i = image.clone();
     let elsewhere = Server::start(move |seen| match seen.path.as_str() {
         "/storage?sig=1" => Reply::ok(i.layer.clone()),
@@ -278,7 +278,7 @@ fn who_is_redirected_to_does_not_see_the_login() {
 
 #[test]
 fn redirects_come_to_an_end() {
-    let image = Made::large(10);
+    let image = Made::large(2048);
     let Some((_case, server, _name, ran)) = one("redirects_come_to_an_end", &image, |seen, _| {
         Reply::new(302).header("Location", format!("{}x", seen.path))
     }) else {
@@ -292,7 +292,7 @@ fn redirects_come_to_an_end() {
 fn a_pull_that_was_killed_leaves_no_name_and_goes_on_later() {
     let test = "a_pull_that_was_killed_leaves_no_name_and_goes_on_later";
     let Some(case) = Case::user(test) else { return };
-    let image = Made::large(500_000);
+    let image = Made::large(512_000);
     let (i, stalls) = (image.clone(), first(1));
     let server = serve(&image, move |seen, reply| {
         let stall = i.is_layer(seen) && stalls();
@@ -317,7 +317,7 @@ fn a_pull_that_was_killed_leaves_no_name_and_goes_on_later() {
 #[test]
 fn blobs_come_at_the_same_moment() {
     let Some(case) = Case::user("blobs_come_at_the_same_moment") else { return };
-    let image = Made::large(1000);
+    let image = Made::large(2048);
     let (i, waiting) = (image.clone(), AtomicUsize::new(0));
     // Neither blob is given before both were asked for.
     let server = serve(&image, move |seen, reply| {
@@ -325,7 +325,7 @@ fn blobs_come_at_the_same_moment() {
             waiting.fetch_add(1, Ordering::SeqCst);
             until("both are asked for", || waiting.load(Ordering::SeqCst) >= 2);
         }
-        assert!(i.layer.len() == 1000);
+        assert!(i.layer.len() == 2048);
         reply
     });
     let name = server.name("a/b:t");
@@ -336,7 +336,7 @@ fn blobs_come_at_the_same_moment() {
 #[test]
 fn http_is_spoken_only_when_asked_for() {
     let Some(case) = Case::user("http_is_spoken_only_when_asked_for") else { return };
-    let image = Made::large(10);
+    let image = Made::large(2048);
     let server = serve(&image, |_, reply| reply);
     let name = server.name("a/b:t");
     pull(&case, "", &[&name]).refused(&[&server.address.to_string(), "--plain-http"]);

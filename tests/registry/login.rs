@@ -53,7 +53,7 @@ fn a_token_is_fetched_and_fetched_again_when_it_has_run_out() {
     let test = "a_token_is_fetched_and_fetched_again_when_it_has_run_out";
     let Some(case) = Case::user(test) else { return };
     for entry in [r#"{"auth":"dXNlcjpwYXNz"}"#, r#"{"identitytoken":"idtoken"}"#] {
-        let image = Made::large(1000);
+        let image = Made::large(2048);
         // One at a time, so that no request's token is another's.
         let server = with_tokens(&image, 2);
         let name = server.name("a/b:t");
@@ -69,7 +69,7 @@ fn a_token_is_fetched_and_fetched_again_when_it_has_run_out() {
 #[test]
 fn an_authority_that_says_no_is_quoted() {
     let Some(case) = Case::user("an_authority_that_says_no_is_quoted") else { return };
-    let server = with_tokens(&Made::large(10), 2);
+    let server = with_tokens(&Made::large(2048), 2);
     let name = server.name("a/b:t");
     let mut pull = command(&case, "", &["pull", &name, "--plain-http"]);
     pull.env("REGISTRY_AUTH_FILE", auth_file(&case, &server, r#"{"auth":"dXNlcjp3cm9uZw=="}"#));
@@ -82,7 +82,7 @@ fn an_authority_that_says_no_is_quoted() {
 #[test]
 fn a_login_is_found_in_each_of_the_standard_places() {
     let Some(case) = Case::user("a_login_is_found_in_each_of_the_standard_places") else { return };
-    let image = Made::large(10);
+    let image = Made::large(2048);
     let server = with_tokens(&image, 1000);
     let name = server.name("a/b:t");
     let entry = format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, server.address);
@@ -107,7 +107,7 @@ fn a_login_is_found_in_each_of_the_standard_places() {
 #[test]
 fn a_credential_helper_is_asked() {
     let Some(case) = Case::user("a_credential_helper_is_asked") else { return };
-    let image = Made::large(10);
+    let image = Made::large(2048);
     let server = with_tokens(&image, 1000);
     let name = server.name("a/b:t");
     let helper = case.script(

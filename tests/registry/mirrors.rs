@@ -26,7 +26,7 @@ fn site(registry: &Server, mirrors: &[String]) -> String {
 #[test]
 fn a_mirror_is_asked_instead_of_the_registry() {
     let Some(case) = Case::user("a_mirror_is_asked_instead_of_the_registry") else { return };
-    let image = Made::large(1000);
+    let image = Made::large(2048);
     let (mirror, registry) = (serving(&image), serving(&image));
     let site = site(&registry, &[format!("{}/proxy", mirror.address)]);
     let name = registry.name("a/b:t");
@@ -43,11 +43,11 @@ fn a_mirror_that_is_down_lacks_it_or_lies_is_passed_over() {
     let Some(case) = Case::user("a_mirror_that_is_down_lacks_it_or_lies_is_passed_over") else {
         return;
     };
-    let image = Made::large(1000);
+    let image = Made::large(2048);
     let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let i = image.clone();
     let lying = Server::start(move |seen| match i.is_layer(seen) {
-        true => Reply::ok(vec![0; 1000]),
+        true => Reply::ok(vec![0; 2048]),
         false => i.answer(seen),
     });
     let lacking = Server::start(|_| Reply::new(404));

@@ -198,9 +198,28 @@ impl Made {
         Self { layer, config, manifest }
     }
 
-    /// Bytes that no two of are the same.
+    /// Whose layer has so many bytes, a multiple of 512 above 2048; the data
+    /// of its one file differ from place to place.
     pub fn large(length: usize) -> Self {
-        Self::of((0..length).map(|n| (n * 7 + n / 251) as u8).collect())
+        assert!(length >= 2048 && length.is_multiple_of(512));
+        let data: Vec<u8> = (0..length - 1536).map(|n| (n * 7 + n / 251) as u8).collect();
+        // A header of POSIX's ustar, the data, and two blocks of zeros.
+        let mut header = [0u8; 512];
+        let mut put = |at: usize, text: &str| {
+            header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        };
+        put(0, "data");
+        put(100, "0000644\0");
+        put(108, "0000000\0");
+        put(116, "0000000\0");
+        put(124, &format!("{:011o}\0", data.len()));
+        put(136, "00000000000\0");
+        put(148, "        ");
+        put(156, "0");
+        put(257, "ustar\x0000");
+        let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        Self::of([&header[..], &data, &[0; 1024]].concat())
     }
 
     pub fn digest(&self) -> Digest {

@@ -10,12 +10,12 @@ pub fn store(case: &Case) -> PathBuf {
     case.dir.join("store")
 }
 
-/// `denovo image --store … ARGS`, on a site that says `site`, with no login.
+/// `denovo image ARGS --store …`, on a site that says `site`, with no login.
 pub fn command(case: &Case, site: &str, args: &[&str]) -> Command {
     let file = case.dir.join("denovo.toml");
     std::fs::write(&file, site).unwrap();
-    let mut command = case.denovo(&["image", "--store"]);
-    command.arg(store(case)).args(args);
+    let mut command = case.denovo(&["image"]);
+    command.args(args).arg("--store").arg(store(case));
     command.env("DENOVO_CONFIG", file).env("HOME", &case.dir);
     command.env_remove("REGISTRY_AUTH_FILE").env_remove("XDG_CONFIG_HOME");
     command
@@ -32,7 +32,7 @@ pub fn pull(case: &Case, site: &str, args: &[&str]) -> Ran {
 #[test]
 fn a_name_without_a_registry_goes_where_the_site_says_or_nowhere() {
     for case in Case::each("a_name_without_a_registry_goes_where_the_site_says_or_nowhere") {
-        let made = Made::large(10);
+        let made = Made::large(2048);
         let m = made.clone();
         let server = Server::start(move |seen| m.answer(seen));
         pull(&case, "", &["b:t"]).refused(&["names no registry", "unqualified"]);

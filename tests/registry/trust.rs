@@ -123,7 +123,7 @@ fn has_openssl(test: &str) -> bool {
 #[test]
 fn names_and_digests_are_decided_before_anything_is_asked() {
     for case in Case::each("names_and_digests_are_decided_before_anything_is_asked") {
-        let made = Made::large(10);
+        let made = Made::large(2048);
         let server = serve(&made, None);
         let name = server.name("a/b:t");
         let refuse = |site: &str, words: &[&str]| {
@@ -143,7 +143,7 @@ fn names_and_digests_are_decided_before_anything_is_asked() {
 fn root_is_held_to_its_own_table_and_a_user_is_not() {
     let site = "[root-trust]\nrequire-digest = true";
     for case in Case::each("root_is_held_to_its_own_table_and_a_user_is_not") {
-        let server = serve(&Made::large(10), None);
+        let server = serve(&Made::large(2048), None);
         let ran = pull(&case, site, &[&server.name("a/b:t"), "--plain-http"]);
         match case.uid() {
             0 => ran.refused(&["by digest"]),
@@ -163,7 +163,7 @@ fn signatures_of_openssl_by_both_kinds_of_key_count() {
         assert!(other.exists());
         for (name, kind) in [("p256", P256), ("edwards", EDWARDS)] {
             let (private, public) = key(&case, name, kind);
-            let made = Made::large(10);
+            let made = Made::large(2048);
             // The port, and so the name, is known only once it listens.
             let slot: std::sync::Arc<std::sync::OnceLock<Signature>> = Default::default();
             let (m, s) = (made.clone(), slot.clone());
@@ -181,7 +181,8 @@ fn signatures_of_openssl_by_both_kinds_of_key_count() {
             let wrong = demands("**", &case.dir.join("other.pub"));
             pull(&case, &wrong, &[&full, "--plain-http"])
                 .refused(&["no signature by a key that the site trusts", "trust"]);
-            verified(&case, &site, &full).expect(0, "verify");
+            let whole = verified(&case, &site, &full).expect(0, "verify");
+            assert!(whole.out.contains("signed with"), "{whole:?}");
             verified(&case, &wrong, &full).refused(&["no signature by a key"]);
             // Names that none of the tables speak of need none.
             let elsewhere = demands("elsewhere.example/**", &public);
@@ -204,7 +205,7 @@ fn what_is_signed_must_be_this_image_and_unchanged() {
     let Some(case) = Case::user(test) else { return };
     let (private, public) = key(&case, "p256", P256);
     let site = demands("**", &public);
-    let (made, other) = (Made::large(10), Made::large(20));
+    let (made, other) = (Made::large(2048), Made::large(2560));
     let honest = payload(&made.digest(), "");
     let changed = |mut bytes: Vec<u8>, at: usize| {
         bytes[at] ^= 1;
@@ -245,7 +246,7 @@ fn a_key_of_another_kind_is_refused() {
     }
     let Some(case) = Case::user(test) else { return };
     let (_, public) = key(&case, "p384", P384);
-    let made = Made::large(10);
+    let made = Made::large(2048);
     let signature = Signature { payload: payload(&made.digest(), ""), signature: vec![1; 70] };
     let server = serve(&made, Some(signature));
     let name = server.name("a/b:t");
@@ -264,7 +265,7 @@ fn root_does_not_trust_a_key_that_others_can_write() {
     let Some(case) = Case::root(test) else { return };
     let (_, public) = key(&case, "p256", P256);
     std::os::unix::fs::chown(&public, Some(1234), None).unwrap();
-    let made = Made::large(10);
+    let made = Made::large(2048);
     let signature = Signature { payload: payload(&made.digest(), ""), signature: vec![1; 70] };
     let server = serve(&made, Some(signature));
     pull(&case, &demands("**", &public), &[&server.name("a/b:t"), "--plain-http"])

@@ -329,7 +329,13 @@ impl Store {
         for path in entries.map(|e| e.path()) {
             let named = path.to_string_lossy().contains(',');
             let old = age(&path).is_some_and(|seconds| seconds >= keep);
-            if (old && !named) || (named && abandoned(&path)) {
+            // A transfer of known content whose process was killed is as good
+            // as one that was let go.
+            let known = ["sha256-", "sha512-"].iter().any(|p| {
+                path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(p.as_bytes()))
+            });
+            let young = known && !old;
+            if (old && !named) || (named && abandoned(&path) && !young) {
                 let size = path.symlink_metadata().map_or(0, |m| m.len());
                 if fs::remove_file(&path).is_ok() {
                     freed += size;
