@@ -10,6 +10,7 @@ pub mod env;
 pub mod id;
 pub mod job;
 pub mod oci;
+pub mod recipe;
 pub mod root;
 pub mod site;
 pub mod size;

@@ -1,5 +1,6 @@
 //! Images: the store, what comes in and what goes out.
 
+mod build;
 mod progress;
 mod registry;
 mod show;
@@ -28,6 +29,8 @@ pub enum Verb {
     Pull(registry::Pull),
     /// Send an image to a registry
     Push(registry::Push),
+    /// Make an image by a recipe
+    Build(build::Build),
     /// List images
     #[command(visible_alias = "ls")]
     List(Listing),
@@ -158,6 +161,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
         Verb::Export(args) => transfer::export(&site, &args),
         Verb::Pull(args) => registry::pull(&site, &args),
         Verb::Push(args) => registry::push(&site, &args),
+        Verb::Build(args) => build::build(&site, &args),
         Verb::List(args) => show::list(&args.place.open(&site)?, args.json),
         Verb::Inspect(args) => show::inspect(&args.place.open(&site)?, &args.image, args.json),
         Verb::Tag(args) => tag(&args.place.open(&site)?, &args),
@@ -174,6 +178,7 @@ fn explain(verb: &Verb, site: &Site) -> Result<Vec<String>, Problem> {
         Verb::Import(args) => return transfer::explain_import(site, args),
         Verb::Pull(args) => return args.explain(site),
         Verb::Push(args) => return args.explain(),
+        Verb::Build(args) => return args.explain(),
         Verb::Export(args) => format!("write image {} to {}", args.image, args.to.display()),
         Verb::List(_) | Verb::Inspect(_) | Verb::Du(_) => "read the store, change nothing".into(),
         Verb::Tag(args) => {
