@@ -8,3 +8,4 @@ pub mod base;
 pub mod container;
 pub mod job;
 pub mod process;
+pub mod time;

@@ -110,12 +110,12 @@ pub fn load(dir: &Path) -> Result<Loaded, Problems> {
     use std::io::Read;
     let file = dir.join("bundle.toml");
     let mut text = String::new();
-    std::fs::File::open(&file)
-        .and_then(|f| f.take(LONGEST).read_to_string(&mut text))
-        .map_err(|e| {
+    std::fs::File::open(&file).and_then(|f| f.take(LONGEST).read_to_string(&mut text)).map_err(
+        |e| {
             Problem::user(format!("{}: cannot be read: {e}", file.display()))
                 .hint("give the folder of a recipe, such as bundles/debian-12")
-        })?;
+        },
+    )?;
     let recipe = parse(&text, &file)?;
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let name = dir.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());

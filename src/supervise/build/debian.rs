@@ -131,9 +131,7 @@ fn date(address: &str, suite: &str) -> Result<u64, Problem> {
     let text = text.map_err(|_| wrong("it has none of this name, or does not answer"))?;
     let line = text.lines().find_map(|l| l.strip_prefix("Date: "));
     let seconds = line.and_then(|date| output("date", &["--utc", "--date", date, "+%s"]).ok());
-    seconds
-        .and_then(|s| s.trim().parse().ok())
-        .ok_or_else(|| wrong("its Release file has no date"))
+    seconds.and_then(|s| s.trim().parse().ok()).ok_or_else(|| wrong("its Release file has no date"))
 }
 
 fn options() -> Vec<String> {

@@ -13,6 +13,7 @@ use crate::image::manifest::Config;
 use crate::image::registry::Progress;
 use crate::image::{Digest, Reference, Store};
 use crate::problem::{Problem, Problems};
+use crate::record::time::rfc3339;
 use crate::request::recipe::{Loaded, Root};
 use crate::request::site::Site;
 use debian::Archive;
@@ -70,8 +71,7 @@ impl Facts {
 
 /// Of everything that a recipe says, and of the files that it copies.
 fn fingerprint(loaded: &Loaded) -> Result<Digest, Problem> {
-    let mut text =
-        serde_json::to_vec(&loaded.recipe).map_err(|e| Problem::ours(e.to_string()))?;
+    let mut text = serde_json::to_vec(&loaded.recipe).map_err(|e| Problem::ours(e.to_string()))?;
     for source in loaded.recipe.file.iter().filter_map(|item| item.source.as_ref()) {
         let bytes = files::read(&loaded.dir.join(source))?;
         text.extend_from_slice(Digest::of(&bytes).to_string().as_bytes());
@@ -183,7 +183,7 @@ fn config(build: &Build, facts: &Facts) -> Config {
         cmd: given.cmd,
         user: given.user,
         labels,
-        created: Some(pack::rfc3339(facts.epoch)),
+        created: Some(rfc3339(facts.epoch)),
         ..Config::default()
     }
 }

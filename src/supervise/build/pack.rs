@@ -98,56 +98,10 @@ pub fn finish(
     packed: &Packed,
     config: &Config,
 ) -> Result<Digest, Problem> {
-    let layer = (
-        "application/vnd.oci.image.layer.v1.tar+gzip",
-        &packed.blob,
-        packed.size,
-        &packed.diff_id,
-    );
+    let layer =
+        ("application/vnd.oci.image.layer.v1.tar+gzip", &packed.blob, packed.size, &packed.diff_id);
     let manifest = import::write(store, config, &[layer])?;
     let bounds = Bounds::of(&Limits(site.images.clone()));
     import::complete(store, &manifest, bounds, &|_| {})?;
     Ok(manifest)
-}
-
-/// Seconds since 1970 as an image's configuration has them (RFC 3339).
-pub fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let mut year = 1970;
-    let mut left = days;
-    let length = |year: u64| {
-        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-        if leap { 366 } else { 365 }
-    };
-    while left >= length(year) {
-        left -= length(year);
-        year += 1;
-    }
-    let february = length(year) - 337;
-    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while left >= months[month] {
-        left -= months[month];
-        month += 1;
-    }
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", month + 1, left + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::rfc3339;
-
-    #[test]
-    fn dates_are_as_the_calendar_has_them() {
-        let table = [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (4_102_444_800, "2100-01-01T00:00:00Z"),
-        ];
-        for (seconds, text) in table {
-            assert_eq!(rfc3339(seconds), text);
-        }
-    }
 }

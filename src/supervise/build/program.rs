@@ -38,7 +38,11 @@ const CAPABILITIES: [&str; 11] = [
 ///
 /// # Errors
 /// It is not there.
-pub fn start(command: &mut Command, work: &Path, package: &str) -> Result<(Child, PathBuf), Problem> {
+pub fn start(
+    command: &mut Command,
+    work: &Path,
+    package: &str,
+) -> Result<(Child, PathBuf), Problem> {
     let log = work.join("log");
     let file = File::create(&log)
         .map_err(|e| Problem::site(format!("{}: cannot be written: {e}", log.display())))?;
@@ -83,8 +87,7 @@ pub fn runner(lines: &[String], epoch: u64, work: &Path) -> Result<PathBuf, Prob
         fs::create_dir_all(&bundle).map_err(|e| cannot(&bundle, e))?;
         let template = bundle.join("template.json");
         fs::write(&template, container(line, epoch)?).map_err(|e| cannot(&template, e))?;
-        let (bundle, own, state) =
-            (quote(&bundle), quote(&own), quote(&work.join("state")));
+        let (bundle, own, state) = (quote(&bundle), quote(&own), quote(&work.join("state")));
         text.push_str(&format!(
             "sed \"s|@ROOT@|$1|\" {bundle}/template.json >{bundle}/config.json\n\
              {own} --root {state} run --bundle {bundle} build-{}-{number} </dev/null >&2\n",
