@@ -97,7 +97,7 @@ fn image(wanted: &str, dir: &Path) -> Result<Image, Problems> {
 }
 
 /// A regular file of the image's /etc, followed nowhere; else nothing.
-fn account_file(root: &Path, name: &str) -> String {
+pub fn account_file(root: &Path, name: &str) -> String {
     let etc = root.join("etc");
     if etc.symlink_metadata().is_ok_and(|m| m.is_symlink()) {
         return String::new();

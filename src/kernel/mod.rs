@@ -6,6 +6,7 @@ pub mod clocks;
 pub mod failure;
 pub mod files;
 pub mod hook;
+pub mod image_mount;
 pub mod inside;
 pub mod launch;
 pub mod maps;

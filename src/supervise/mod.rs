@@ -5,6 +5,7 @@ pub mod build;
 pub mod container;
 pub mod exec;
 pub mod groups;
+pub mod image;
 pub mod init;
 pub mod job;
 pub mod making;

@@ -3,10 +3,12 @@
 //! invariant makes it sound.
 
 pub mod bpf;
+mod loopdev;
 mod memory;
 mod mount;
 mod terminal;
 
+pub use loopdev::{loop_backing, loop_configure, loop_free};
 pub use memory::{prefault, set_command_line, set_process_name, shrink};
 pub use mount::{attach, clone_tree, mknodat, mount, mount_setattr, pivot_here};
 pub use terminal::{pty_peer, set_controlling_terminal, set_window_size, window_size};
@@ -344,6 +346,18 @@ pub fn getcwd(buffer: &mut [u8]) -> Result<(), Errno> {
     // SAFETY: pointer and length are of one slice.
     let rc = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
     Errno::result(rc).map(drop)
+}
+
+/// Takes a lease against writers on a file that is open for reading, and
+/// gives it back at once (fcntl(2), `F_SETLEASE`).
+///
+/// # Errors
+/// `EAGAIN`: somebody has it open for writing. As fcntl(2).
+pub fn take_read_lease(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: the arguments are whole numbers.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) })?;
+    // SAFETY: the arguments are whole numbers.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) }).map(drop)
 }
 
 /// Sets a signal's action back to the default.
