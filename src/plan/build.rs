@@ -265,8 +265,9 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     }
     inside.push(match &spec.root {
         Root::Directory { path, .. } => Inside::RootDirectory { path: path.clone() },
-        Root::Overlay { lower, writes, own } => Inside::RootOverlay {
+        Root::Overlay { lower, handed, writes, own } => Inside::RootOverlay {
             lower: lower.clone(),
+            handed: *handed,
             writes: writes.clone(),
             anchor,
             own: own.clone(),

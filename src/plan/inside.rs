@@ -41,6 +41,8 @@ pub enum Inside {
     },
     RootOverlay {
         lower: CText,
+        /// It is a mount attached nowhere: it is taken in first.
+        handed: bool,
         writes: Writes,
         anchor: CText,
         /// Put into the upper layer before it is mounted: in a user
@@ -148,9 +150,10 @@ impl fmt::Display for Inside {
             NewKeyring(name) => write!(f, "new session keyring {name}"),
             Detach(flags) => write!(f, "make every mount {}", propagation_name(*flags)),
             RootDirectory { path } => write!(f, "root: the directory {path}"),
-            RootOverlay { lower, writes, anchor, own, .. } => write!(
+            RootOverlay { lower, handed, writes, anchor, own, .. } => write!(
                 f,
-                "root: overlay over {lower} with {} entries of its own, {} (built at {anchor})",
+                "root: overlay over {}{lower} with {} entries of its own, {} (built at {anchor})",
+                if *handed { "the mount " } else { "" },
                 own.len(),
                 writes_name(writes)
             ),

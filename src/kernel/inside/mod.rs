@@ -158,8 +158,8 @@ impl<'a> Child<'a> {
                 sys::mount(None, c"/", None, *flags, None).named("mount propagation of /")
             }
             Inside::RootDirectory { path } => self.root_directory(path),
-            Inside::RootOverlay { lower, writes, anchor, own, points } => {
-                self.root_overlay(lower, writes, anchor, own, points)
+            Inside::RootOverlay { lower, handed, writes, anchor, own, points } => {
+                self.root_overlay((lower, *handed), (writes, anchor), own, points)
             }
             Inside::RootEmpty { writes, anchor } => self.root_empty(writes, anchor),
             Inside::Put(fixture) => self.put(fixture),
