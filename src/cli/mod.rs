@@ -1,6 +1,7 @@
 //! The command line: from argv to an exit code.
 
 mod control;
+mod image;
 mod inspect;
 mod job;
 mod node;
@@ -102,6 +103,9 @@ enum Verb {
     /// Environments of jobs: one per job and node, joined by every rank
     #[command(subcommand)]
     Job(job::Verb),
+    /// Images: a store of them, in from files and out to other tools
+    #[command(subcommand)]
+    Image(image::Verb),
     /// The node: facts, and cleaning up after crashes
     #[command(subcommand)]
     Node(node::Verb),
@@ -329,6 +333,7 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
             return explained(&context, args);
         }
         Verb::Job(verb) => job::run(&context, verb),
+        Verb::Image(verb) => image::run(&context, verb),
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),
     };

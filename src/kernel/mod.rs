@@ -7,6 +7,7 @@ pub mod failure;
 pub mod files;
 pub mod hook;
 pub mod id_mapped;
+pub mod image_mount;
 pub mod inside;
 pub mod launch;
 pub mod maps;

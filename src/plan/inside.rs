@@ -23,6 +23,10 @@ pub enum Inside {
     NewCgroupNamespace,
     /// A new time namespace for the processes started from here.
     NewClocks(Clocks),
+    /// Open what lies outside the root while this process still has the ids of
+    /// the caller: those of the new user namespace may not be able to search
+    /// the directories above.
+    OpenOutside(Vec<CText>),
     /// Take on these ids of the new user namespace.
     BecomeSetupUser {
         uid: u32,
@@ -37,6 +41,8 @@ pub enum Inside {
     },
     RootOverlay {
         lower: CText,
+        /// It is a mount attached nowhere: it is taken in first.
+        handed: bool,
         writes: Writes,
         anchor: CText,
         /// Put into the upper layer before it is mounted: in a user
@@ -133,6 +139,10 @@ impl fmt::Display for Inside {
             NewClocks(Clocks::Offsets { monotonic, boottime }) => {
                 write!(f, "new clocks, offset by {monotonic:?} and {boottime:?}")
             }
+            OpenOutside(paths) => {
+                let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
+                write!(f, "open as the caller: {}", names.join(", "))
+            }
             BecomeSetupUser { uid, gid } => {
                 write!(f, "act as uid {uid}, gid {gid} of the new user namespace")
             }
@@ -140,9 +150,10 @@ impl fmt::Display for Inside {
             NewKeyring(name) => write!(f, "new session keyring {name}"),
             Detach(flags) => write!(f, "make every mount {}", propagation_name(*flags)),
             RootDirectory { path } => write!(f, "root: the directory {path}"),
-            RootOverlay { lower, writes, anchor, own, .. } => write!(
+            RootOverlay { lower, handed, writes, anchor, own, .. } => write!(
                 f,
-                "root: overlay over {lower} with {} entries of its own, {} (built at {anchor})",
+                "root: overlay over {}{lower} with {} entries of its own, {} (built at {anchor})",
+                if *handed { "the mount " } else { "" },
                 own.len(),
                 writes_name(writes)
             ),

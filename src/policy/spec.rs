@@ -50,6 +50,8 @@ pub enum Root {
     /// An overlay over `lower`, which stays as it is; gone at the end.
     Overlay {
         lower: CText,
+        /// `lower` is a mount attached nowhere, by its descriptor.
+        handed: bool,
         writes: Writes,
         /// Files and directories of this environment's own, in place of or
         /// beside the image's.

@@ -9,3 +9,4 @@ pub mod container;
 pub mod filters;
 pub mod job;
 pub mod process;
+pub mod time;

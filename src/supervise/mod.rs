@@ -1,11 +1,13 @@
 //! Waits for what was started: the foreground, the terminal, a job's monitor
 //! and its init.
 
+pub mod build;
 pub mod container;
 pub mod control;
 pub mod events;
 pub mod exec;
 pub mod groups;
+pub mod image;
 pub mod init;
 pub mod interrupt;
 pub mod job;

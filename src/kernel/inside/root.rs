@@ -16,7 +16,7 @@ impl Child<'_> {
     /// A mount of its own on top of the directory, with everything mounted
     /// below it: pivot_root(2) wants a mount point.
     pub(super) fn root_directory(&mut self, path: &CText) -> Result<(), Fault> {
-        let place = open_path(path)?;
+        let place = self.take_outside(path)?;
         let tree = sys::clone_tree(place.as_fd(), c"", true).named("open_tree of the root")?;
         sys::attach(tree.as_fd(), place.as_fd()).named("move_mount of the root")?;
         self.root = Some(tree);
@@ -39,9 +39,8 @@ impl Child<'_> {
     /// only: the mount table inside shows no path of the node.
     pub(super) fn root_overlay(
         &mut self,
-        lower: &CText,
-        writes: &Writes,
-        anchor: &CText,
+        (lower, handed): (&CText, bool),
+        (writes, anchor): (&Writes, &CText),
         own: &[Fixture],
         points: &[(CText, Option<CText>)],
     ) -> Result<(), Fault> {
@@ -49,6 +48,12 @@ impl Child<'_> {
         let base = self.open_base(writes, anchor)?;
         for name in [c"upper", c"work", c"root"] {
             make_directory(&base, name)?;
+        }
+        if handed {
+            // Older kernels take no layer that is attached nowhere.
+            make_directory(&base, c"image")?;
+            let place = part(&base, c"image")?;
+            sys::attach(lower.as_fd(), place.as_fd()).named("move_mount of the image")?;
         }
         let (upper, work, merged) =
             (part(&base, c"upper")?, part(&base, c"work")?, part(&base, c"root")?);

@@ -3,11 +3,13 @@
 //! invariant makes it sound.
 
 pub mod bpf;
+mod loopdev;
 mod memory;
 mod mount;
 mod process;
 mod terminal;
 
+pub use loopdev::{loop_backing, loop_configure, loop_free};
 pub use memory::{prefault, set_command_line, set_process_name, shrink};
 pub use mount::{attach, clone_tree, map_ids, mknodat, mount, mount_setattr, pivot_here};
 pub use process::{ioprio_set, personality, sched_setattr, set_mempolicy, setxattr};
@@ -348,6 +350,18 @@ pub fn getcwd(buffer: &mut [u8]) -> Result<(), Errno> {
     // SAFETY: pointer and length are of one slice.
     let rc = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
     Errno::result(rc).map(drop)
+}
+
+/// Takes a lease against writers on a file that is open for reading, and
+/// gives it back at once (fcntl(2), `F_SETLEASE`).
+///
+/// # Errors
+/// `EAGAIN`: somebody has it open for writing. As fcntl(2).
+pub fn take_read_lease(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: the arguments are whole numbers.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) })?;
+    // SAFETY: the arguments are whole numbers.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) }).map(drop)
 }
 
 /// Sets a signal's action back to the default.
