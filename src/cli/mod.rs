@@ -55,7 +55,7 @@ pub struct Global {
     #[arg(long, hide = true)]
     debug: bool,
     /// Accepted for callers of runc; denovo finds out by itself
-    #[arg(long, hide = true, value_name = "BOOL")]
+    #[arg(long, hide = true, value_name = "BOOL", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
     /// Use systemd for control groups (not supported yet)
     #[arg(long, hide = true)]

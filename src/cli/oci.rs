@@ -8,7 +8,7 @@ use super::Context;
 use super::say::{out, rfc3339};
 use crate::policy::container::further::{self, Further};
 use crate::problem::Problem;
-use crate::record::container::Status;
+use crate::record::container::{Record, State, Status, Store};
 use crate::request::default_config::{For, default_config};
 use crate::request::user::UserIds;
 use crate::supervise::container::{self, Refusal, StartOptions};
@@ -126,10 +126,33 @@ pub fn start(context: &Context, args: &Id) -> Result<i32, Refusal> {
     Ok(0)
 }
 
+/// The state of the specification, and what runc adds to it.
+#[derive(serde::Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    state: State<'a>,
+    rootfs: &'a std::path::Path,
+    created: String,
+    /// The name of who made it, or the number where there is no name.
+    owner: String,
+}
+
+impl<'a> Told<'a> {
+    fn of(store: &Store, record: &'a Record) -> Self {
+        let name = crate::host::accounts::user_by_uid(record.uid).map(|user| user.name);
+        Self {
+            state: record.state(store.status(record)),
+            rootfs: &record.rootfs,
+            created: rfc3339(record.created),
+            owner: name.unwrap_or_else(|| record.uid.to_string()),
+        }
+    }
+}
+
 pub fn state(context: &Context, args: &Id) -> Result<i32, Refusal> {
     let store = context.containers();
     let record = store.load(&args.id)?;
-    let text = serde_json::to_string_pretty(&record.state(store.status(&record)))
+    let text = serde_json::to_string_pretty(&Told::of(&store, &record))
         .map_err(|e| Problem::ours(e.to_string()))?;
     out(format_args!("{text}"));
     Ok(0)
@@ -258,8 +281,8 @@ pub struct Exec {
     /// AppArmor profile to change to
     #[arg(long, value_name = "PROFILE")]
     apparmor: Option<String>,
-    /// Label of SELinux (not supported)
-    #[arg(long, hide = true, value_name = "LABEL")]
+    /// SELinux label of the process
+    #[arg(long, value_name = "LABEL")]
     process_label: Option<String>,
     /// Accepted for callers of runc; denovo never becomes a subreaper
     #[arg(long, hide = true)]
@@ -272,15 +295,6 @@ pub struct Exec {
 }
 
 pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
-    for (option, given) in
-        [("--apparmor", &args.apparmor), ("--process-label", &args.process_label)]
-    {
-        if given.as_ref().is_some_and(|text| !text.is_empty()) {
-            return Err(Problem::user(format!("{option}: not supported yet by denovo"))
-                .hint("leave it out, if the process can do without")
-                .into());
-        }
-    }
     let store = context.containers();
     let record = store.load(&args.id.id)?;
     let process = match &args.process {
@@ -300,6 +314,8 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
                 terminal: args.tty,
                 capabilities: args.cap.clone(),
                 no_new_privileges: args.no_new_privs,
+                apparmor_profile: args.apparmor.clone(),
+                selinux_label: args.process_label.clone(),
             },
         )?,
     };
@@ -339,27 +355,15 @@ pub fn list(context: &Context, args: &List) -> Result<i32, Refusal> {
         records.iter().for_each(|r| out(format_args!("{}", r.id)));
         return Ok(0);
     }
-    let rows: Vec<_> = records.iter().map(|r| (r, store.status(r))).collect();
     if args.format == "json" {
-        let all: Vec<_> = rows
-            .iter()
-            .map(|(r, status)| {
-                serde_json::json!({
-                    "ociVersion": crate::record::container::OCI_VERSION,
-                    "id": r.id,
-                    "pid": r.state(*status).pid,
-                    "status": status,
-                    "bundle": r.bundle,
-                    "created": rfc3339(r.created),
-                    "owner": r.uid.to_string(),
-                })
-            })
-            .collect();
-        out(format_args!("{}", serde_json::Value::from(all)));
+        let all: Vec<_> = records.iter().map(|record| Told::of(&store, record)).collect();
+        let text = serde_json::to_string(&all).map_err(|e| Problem::ours(e.to_string()))?;
+        out(format_args!("{text}"));
         return Ok(0);
     }
     out(format_args!("{:<24} {:>8}  {:<9} {:<21} BUNDLE", "ID", "PID", "STATUS", "CREATED"));
-    for (r, status) in rows {
+    for r in &records {
+        let status = store.status(r);
         let (pid, created) = (r.state(status).pid, rfc3339(r.created));
         let name = Status::name(status);
         out(format_args!("{:<24} {pid:>8}  {name:<9} {created:<21} {}", r.id, r.bundle.display()));

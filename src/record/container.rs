@@ -24,6 +24,9 @@ pub struct Record {
     pub id: String,
     /// Absolute.
     pub bundle: PathBuf,
+    /// The root file system, as it is outside.
+    #[serde(default)]
+    pub rootfs: PathBuf,
     /// Seconds since 1970.
     pub created: u64,
     /// Who called create or run.

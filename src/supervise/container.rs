@@ -188,11 +188,23 @@ pub fn run(
         shares_group: false,
     };
     let code = proxy.wait();
+    if code == 128 + libc::SIGKILL {
+        tell_memory(&record, warn);
+    }
     if !options.keep {
         clean(store, &record)?;
         run_hooks_of(&record, &poststop, Status::Stopped, warn);
     }
     Ok(code)
+}
+
+/// Whether it was for want of memory, which 137 alone does not say.
+fn tell_memory(record: &Record, warn: &dyn Fn(&str)) {
+    if let Some(kills) = crate::kernel::cgroup::usage(&record.cgroup).oom_kills.filter(|n| *n > 0) {
+        warn(&format!(
+            "{kills} process(es) of the container were killed because its memory limit was reached; raise linux.resources.memory.limit"
+        ));
+    }
 }
 
 /// Kills what is left, removes the groups and the record.

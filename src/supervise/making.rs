@@ -12,7 +12,7 @@ use crate::kernel::net_device::{self, Moved};
 use crate::kernel::{failure, hook};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
-use crate::policy::spec::{Hook, NetDevice};
+use crate::policy::spec::{Hook, NetDevice, Root};
 use crate::problem::Problem;
 use crate::record::container::{Record, Status, Store};
 use crate::record::process::ProcessName;
@@ -31,6 +31,8 @@ pub struct Making<'a> {
     hooks: crate::policy::spec::Hooks,
     doors: Doors,
     pid: Option<i32>,
+    /// Whether the process is to wait for `start`.
+    waits: bool,
     /// Answers calls for the container.
     agent: Option<Agent>,
     net_devices: Vec<NetDevice>,
@@ -54,6 +56,10 @@ impl<'a> Making<'a> {
         let record = Record {
             id: id.to_owned(),
             bundle: bundle.dir.clone(),
+            rootfs: match &spec.root {
+                Root::Directory { path, .. } => path.as_path().to_owned(),
+                Root::Overlay { .. } | Root::Empty { .. } => std::path::PathBuf::new(),
+            },
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             uid,
             keeper: ProcessName::own(),
@@ -75,6 +81,7 @@ impl<'a> Making<'a> {
             hooks: spec.hooks,
             doors: Doors { v1_tasks: Vec::new(), v2_dir: None },
             pid: None,
+            waits: false,
             agent,
             net_devices: spec.net_devices,
             moved: Moved::default(),
@@ -118,6 +125,7 @@ impl<'a> Making<'a> {
             Err(NotLaunched::NotPlaced(problem)) => return Err(problem.into()),
         };
         self.record.init = named.get();
+        self.waits = start.is_some();
         self.pid = Some(born.pid);
         Ok(born)
     }
@@ -139,6 +147,8 @@ impl<'a> Making<'a> {
         loop {
             interrupts.wait(born.channel.as_owned().as_fd())?;
             match born.next().map_err(|f| self.refuse(&f))? {
+                // One that is to wait says so first; one that is executed just goes.
+                Heard::Closed if self.waits => return Err(self.died().into()),
                 Heard::Closed | Heard::Created => return Ok(terminal),
                 Heard::Terminal(master) => match &self.options.console_socket {
                     Some(path) => send_terminal(path, &master)?,
@@ -169,6 +179,13 @@ impl<'a> Making<'a> {
                 Heard::Failed { .. } => unreachable!("Born::next turns it into an error"),
             }
         }
+    }
+
+    fn died(&self) -> Problem {
+        super::groups::out_of_memory(&self.plan.cgroup).unwrap_or_else(|| {
+            Problem::kernel("the container's first process was killed before it was created")
+                .hint("somebody sent it a signal, or the node ran out of memory: see dmesg")
+        })
     }
 
     fn say(&self, channel: &Channel, word: Word) -> Result<(), Problem> {
@@ -230,5 +247,8 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<(), Problem> {
     let new = path.with_file_name(name);
     fs::write(&new, pid.to_string())
         .and_then(|()| fs::rename(&new, path))
-        .map_err(|e| Problem::user(format!("--pid-file {}: {e}", path.display())))
+        .map_err(|e| {
+            Problem::user(format!("--pid-file {}: {e}", path.display()))
+                .hint("its directory must exist, and the caller must be able to write there")
+        })
 }

@@ -193,6 +193,7 @@ fn a_wrong_command_line_is_one_error_with_a_hint() {
             (&["exec", "--user", "me", "x", "true"], &["--user", "me"]),
             (&["checkpoint", "--image-path", "/x", "a"], &["checkpoint", "not supported"]),
             (&["restore", "a"], &["restore", "not supported"]),
+            (&["--rootless", "perhaps", "list"], &["--rootless", "perhaps", "auto"]),
             (&["--systemd-cgroup", "list"], &["--systemd-cgroup"]),
             (&["explain", "paus"], &["paus", "'pause'"]),
         ] {

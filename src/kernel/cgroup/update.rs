@@ -64,7 +64,8 @@ pub fn change(steps: &[CgroupStep]) -> Result<(), CgroupError> {
     });
     let result = result.and_then(|()| again.into_iter().try_for_each(apply));
     if result.is_err() {
-        for (at, file, value, held) in before.iter().rev() {
+        // Twice: one file may be refused until another one is back.
+        for (at, file, value, held) in before.iter().rev().chain(before.iter().rev()) {
             // The first error is the one to report.
             let _ = Directory::open(at).map(|group| restore(&group, file, value, held));
         }
@@ -102,21 +103,26 @@ fn was(file: &str, written: &str, held: &str) -> Option<String> {
         let state = held.lines().find_map(|l| l.strip_prefix("oom_kill_disable "))?;
         return Some(state.to_owned());
     }
-    if !first.contains(':') {
+    let keyed = first.contains(':') || matches!(file, "rdma.max" | "net_prio.ifpriomap");
+    if !keyed {
+        // Weights of v2 have one of all devices among those of each.
+        let whole = held.lines().find(|line| line.starts_with("default ")).unwrap_or(held);
         // An empty list is what a cpuset of v2 starts with; a write of a line
         // break alone makes it empty again.
-        return Some(if held.is_empty() { "\n".into() } else { held.to_owned() });
+        return Some(if whole.is_empty() { "\n".into() } else { whole.to_owned() });
     }
     // A line for each device, `8:0 …`; one that is not there has no limit.
     let line = held.lines().find(|l| l.split_whitespace().next() == Some(first));
     Some(line.map_or_else(|| no_limit(file, first), str::to_owned))
 }
 
-/// Kernel documents cgroup-v1/blkio-controller and cgroup-v2, "IO".
+/// Kernel documents cgroup-v1/blkio-controller, cgroup-v1/net_prio and
+/// cgroup-v2, "IO" and "RDMA".
 fn no_limit(file: &str, device: &str) -> String {
     match file {
         "io.max" => format!("{device} rbps=max wbps=max riops=max wiops=max"),
         "io.weight" | "io.bfq.weight" => format!("{device} default"),
+        "rdma.max" => format!("{device} hca_handle=max hca_object=max"),
         _ => format!("{device} 0"),
     }
 }
@@ -135,6 +141,10 @@ mod tests {
             ("io.max", "8:0 rbps=1", "", "8:0 rbps=max wbps=max riops=max wiops=max"),
             ("io.max", "8:0 rbps=1", "8:16 rbps=2\n8:0 rbps=3 wbps=max", "8:0 rbps=3 wbps=max"),
             ("blkio.throttle.read_bps_device", "8:0 5", "", "8:0 0"),
+            ("io.weight", "200", "default 100\n8:0 50", "default 100"),
+            ("io.weight", "8:0 200", "default 100", "8:0 default"),
+            ("net_prio.ifpriomap", "eth0 5", "lo 0\neth0 2", "eth0 2"),
+            ("rdma.max", "a hca_handle=1", "", "a hca_handle=max hca_object=max"),
         ] {
             assert_eq!(was(file, written, held).as_deref(), Some(back), "{file}");
         }

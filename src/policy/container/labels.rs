@@ -16,11 +16,22 @@ use crate::problem::Problem;
 const UNCONFINED: &str = "unconfined";
 
 pub(super) fn check(asked: &Process, attributes: &mut Attributes, found: &mut Findings) {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    if let Some(profile) = given(asked.apparmor_profile()) {
+    let (profile, label) = (asked.apparmor_profile().as_deref(), asked.selinux_label().as_deref());
+    given((profile, label), attributes, found);
+}
+
+/// The same for a profile and a label by themselves; empty ones ask for
+/// nothing.
+pub(super) fn given(
+    (profile, label): (Option<&str>, Option<&str>),
+    attributes: &mut Attributes,
+    found: &mut Findings,
+) {
+    let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+    if let Some(profile) = given(profile) {
         attributes.apparmor_profile = apparmor(&profile, lsm::apparmor(), found);
     }
-    if let Some(label) = given(asked.selinux_label()) {
+    if let Some(label) = given(label) {
         attributes.selinux_label = selinux("process.selinuxLabel", &label, lsm::selinux(), found);
     }
 }
