@@ -245,10 +245,8 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<(), Problem> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".new");
     let new = path.with_file_name(name);
-    fs::write(&new, pid.to_string())
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|e| {
-            Problem::user(format!("--pid-file {}: {e}", path.display()))
-                .hint("its directory must exist, and the caller must be able to write there")
-        })
+    fs::write(&new, pid.to_string()).and_then(|()| fs::rename(&new, path)).map_err(|e| {
+        Problem::user(format!("--pid-file {}: {e}", path.display()))
+            .hint("its directory must exist, and the caller must be able to write there")
+    })
 }
