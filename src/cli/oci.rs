@@ -122,7 +122,7 @@ pub fn start(context: &Context, args: &Id) -> Result<i32, Refusal> {
         context.print_plan(&[format!("let the waiting process of container {} go", args.id)]);
         return Ok(0);
     }
-    container::start(&context.containers(), &args.id, &|text| context.voice.warn(text))?;
+    container::start(&context.containers(), &args.id)?;
     Ok(0)
 }
 

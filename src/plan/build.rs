@@ -45,6 +45,7 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Probl
     root_steps(spec, facts, options, &mut inside);
     seal_steps(spec, facts, options, &mut inside);
     network_steps(spec, launch.network_aside, &mut inside);
+    open_outside(&spec.namespaces, facts, &mut inside);
     match &spec.process {
         Some(process) => {
             inside.extend(process_steps(process, spec.seccomp.as_ref(), options.await_start));
@@ -138,8 +139,8 @@ fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut
 
 /// The new network namespace, up and entered before the first step that
 /// depends on it: sysfs shows the network of the process that mounts it, and
-/// so do kernel settings. What is in /sys comes after everything else that is
-/// only placed in the root, so that there is time to make it.
+/// so do kernel settings. What is in /sys comes as late as the order of the
+/// mounts allows, so that there is time to make it.
 fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     if spec.namespaces.net != Namespace::New {
         return;
@@ -162,7 +163,7 @@ fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     };
     let end = inside.iter().position(stops).unwrap_or(inside.len());
     let rest = inside.split_off(end);
-    let (late, mut all): (Vec<_>, Vec<_>) = std::mem::take(inside).into_iter().partition(in_sys);
+    let (late, mut all) = in_sys_and_after(std::mem::take(inside));
     if aside {
         all.push(Inside::EnterNetwork);
     }
@@ -172,14 +173,75 @@ fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     *inside = all;
 }
 
-/// Whether a step only concerns what is in /sys.
-fn in_sys(step: &Inside) -> bool {
-    let path = match step {
-        Inside::Put(Fixture::Mount(mount)) => &mount.destination,
-        Inside::ReadonlyMount(path) | Inside::ReadonlyPath(path) | Inside::MaskedPath(path) => path,
-        _ => return false,
-    };
-    path.as_bytes() == b"/sys" || path.as_bytes().starts_with(b"/sys/")
+/// Divides the steps into those that concern /sys or have to follow one that
+/// does, and all others, each in their order.
+///
+/// OCI config.md, "Mounts": entries are mounted in the listed order, so what is
+/// listed after /sys waits too, and so does what may be in such a mount.
+fn in_sys_and_after(steps: Vec<Inside>) -> (Vec<Inside>, Vec<Inside>) {
+    let mut behind = false;
+    let mut covered: Vec<CText> = Vec::new();
+    steps.into_iter().partition(|step| {
+        let path = concerned(step);
+        let sys = path.is_some_and(|path| is_in(path, b"/sys"));
+        if let Inside::Put(Fixture::Mount(mount)) = step {
+            behind |= sys;
+            if behind && !sys {
+                covered.push(mount.destination.clone());
+            }
+            return behind;
+        }
+        sys || !covered.is_empty() && !stays(path, &covered)
+    })
+}
+
+/// Whether a step is sure to be in none of these mounts, by the text of its
+/// path: links are followed only in the root.
+fn stays(path: Option<&CText>, covered: &[CText]) -> bool {
+    path.is_some_and(|path| {
+        [&b"/dev"[..], b"/proc"].iter().any(|dir| is_in(path, dir))
+            && !covered.iter().any(|mount| is_in(path, mount.as_bytes()))
+    })
+}
+
+fn concerned(step: &Inside) -> Option<&CText> {
+    match step {
+        Inside::Put(Fixture::Mount(mount)) => Some(&mount.destination),
+        Inside::MakeDevice(device) | Inside::BindDevice(device) => Some(&device.path),
+        Inside::ReadonlyMount(path) | Inside::ReadonlyPath(path) | Inside::MaskedPath(path) => {
+            Some(path)
+        }
+        _ => None,
+    }
+}
+
+/// Whether the clean path is the clean directory or below it.
+fn is_in(path: &CText, dir: &[u8]) -> bool {
+    let rest = path.as_bytes().strip_prefix(dir);
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || dir == b"/")
+}
+
+/// Where the user that builds the root is another one than the caller, the
+/// caller opens its sources (a bundle is often in a directory of mode 700).
+fn open_outside(namespaces: &Namespaces, facts: &Facts, inside: &mut Vec<Inside>) {
+    if namespaces.user == Namespace::Shared || namespaces.owner.is_some() || facts.caller.uid != 0 {
+        return;
+    }
+    let paths: Vec<CText> = inside
+        .iter()
+        .filter_map(|step| match step {
+            Inside::RootDirectory { path } => Some(path.clone()),
+            Inside::Put(Fixture::Mount(mount)) => match &mount.source {
+                MountSource::Bind { path, .. } => Some(path.clone()),
+                MountSource::New { .. } | MountSource::Cgroup => None,
+            },
+            _ => None,
+        })
+        .collect();
+    let before = inside.iter().position(|step| matches!(step, Inside::BecomeSetupUser { .. }));
+    if let Some(index) = before.filter(|_| !paths.is_empty()) {
+        inside.insert(index, Inside::OpenOutside(paths));
+    }
 }
 
 /// The user that builds the root: 0 of the new user namespace where there is

@@ -23,6 +23,10 @@ pub enum Inside {
     NewCgroupNamespace,
     /// A new time namespace for the processes started from here.
     NewClocks(Clocks),
+    /// Open what lies outside the root while this process still has the ids of
+    /// the caller: those of the new user namespace may not be able to search
+    /// the directories above.
+    OpenOutside(Vec<CText>),
     /// Take on these ids of the new user namespace.
     BecomeSetupUser {
         uid: u32,
@@ -132,6 +136,10 @@ impl fmt::Display for Inside {
             NewClocks(Clocks::JustBooted) => f.write_str("new clocks, as just after boot"),
             NewClocks(Clocks::Offsets { monotonic, boottime }) => {
                 write!(f, "new clocks, offset by {monotonic:?} and {boottime:?}")
+            }
+            OpenOutside(paths) => {
+                let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
+                write!(f, "open as the caller: {}", names.join(", "))
             }
             BecomeSetupUser { uid, gid } => {
                 write!(f, "act as uid {uid}, gid {gid} of the new user namespace")

@@ -176,7 +176,11 @@ pub fn run(
     let terminal = making.attend(&born, &interrupts)?;
     drop(interrupts);
     let record = making.finish(&born)?;
-    run_hooks_of(&record, &poststart, Status::Running, warn);
+    if let Err(problem) = started(&record, &poststart) {
+        clean(store, &record)?;
+        warn_of_hooks(&record, &poststop, warn);
+        return Err(problem.into());
+    }
     if options.detach {
         return Ok(0);
     }
@@ -193,7 +197,7 @@ pub fn run(
     }
     if !options.keep {
         clean(store, &record)?;
-        run_hooks_of(&record, &poststop, Status::Stopped, warn);
+        warn_of_hooks(&record, &poststop, warn);
     }
     Ok(code)
 }
@@ -217,13 +221,31 @@ fn clean(store: &Store, record: &Record) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// poststart and poststop hooks: a failure is logged, not fatal
-/// (runtime-spec, "Lifecycle").
-fn run_hooks_of(record: &Record, hooks: &[Hook], status: Status, warn: &dyn Fn(&str)) {
+/// poststart hooks: when one fails, the container is stopped and the rest of
+/// them not run (runtime-spec, "Lifecycle", step 9).
+fn started(record: &Record, hooks: &[Hook]) -> Result<(), Problem> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let state = record.state(Status::Running);
+    let text = serde_json::to_vec(&state).map_err(|e| Problem::ours(e.to_string()))?;
+    for hook in hooks {
+        if let Err(failure) = hook::run_one(hook, &text, None) {
+            stop(record)?;
+            let problem = Problem::user(format!("poststart {failure}"));
+            return Err(problem.hint("the container was stopped, as the runtime-spec demands"));
+        }
+    }
+    Ok(())
+}
+
+/// poststop hooks: a failure is logged, not fatal (runtime-spec, "Lifecycle",
+/// step 13).
+fn warn_of_hooks(record: &Record, hooks: &[Hook], warn: &dyn Fn(&str)) {
     if hooks.is_empty() {
         return;
     }
-    let text = serde_json::to_vec(&record.state(status)).unwrap_or_default();
+    let text = serde_json::to_vec(&record.state(Status::Stopped)).unwrap_or_default();
     for hook in hooks {
         if let Err(e) = hook::run_one(hook, &text, None) {
             warn(&e.to_string());
@@ -231,11 +253,19 @@ fn run_hooks_of(record: &Record, hooks: &[Hook], status: Status, warn: &dyn Fn(&
     }
 }
 
+/// Kills the first process, if it runs, and waits for its end.
+fn stop(record: &Record) -> Result<(), Problem> {
+    let Some(pidfd) = record.init.and_then(|p| p.open()) else { return Ok(()) };
+    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    super::control::wake(record)?;
+    wait_end(record, &pidfd)
+}
+
 /// `start`: lets the created process go and hears whether it could be executed.
 ///
 /// # Errors
 /// The container is not in the state `created`, or its program failed to start.
-pub fn start(store: &Store, id: &str, warn: &dyn Fn(&str)) -> Result<(), Refusal> {
+pub fn start(store: &Store, id: &str) -> Result<(), Refusal> {
     let record = store.load(id)?;
     let status = store.status(&record);
     if status != Status::Created {
@@ -271,7 +301,7 @@ pub fn start(store: &Store, id: &str, warn: &dyn Fn(&str)) -> Result<(), Refusal
             _ => {}
         }
     }
-    run_hooks_of(&record, &record.poststart, Status::Running, warn);
+    started(&record, &record.poststart)?;
     Ok(())
 }
 
@@ -311,13 +341,9 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
         .hint(format!("end it first (denovo kill {id} KILL), or use delete --force"))
         .into());
     }
-    if let Some(pidfd) = record.init.and_then(|p| p.open()) {
-        let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-        super::control::wake(&record)?;
-        wait_end(&record, &pidfd)?;
-    }
+    stop(&record)?;
     clean(store, &record)?;
-    run_hooks_of(&record, &record.poststop, Status::Stopped, warn);
+    warn_of_hooks(&record, &record.poststop, warn);
     Ok(())
 }
 

@@ -170,7 +170,7 @@ impl<'a> Making<'a> {
                     self.say(&born.channel, Word::Go)?;
                 }
                 Heard::WantState => {
-                    let text = self.state_text(Status::Creating)?;
+                    let text = self.state_text()?;
                     born.channel
                         .say_text(&text)
                         .map_err(|e| Problem::kernel(format!("send: {}", e.desc())))?;
@@ -192,12 +192,15 @@ impl<'a> Making<'a> {
         channel.say(word).map_err(|e| Problem::kernel(format!("send: {}", e.desc())))
     }
 
-    fn state_text(&self, status: Status) -> Result<Vec<u8>, Problem> {
-        serde_json::to_vec(&self.record.state(status)).map_err(|e| Problem::ours(e.to_string()))
+    /// For the hooks before `start`: they come after step 2 of the runtime-spec's
+    /// lifecycle, from where on a container is `created`.
+    fn state_text(&self) -> Result<Vec<u8>, Problem> {
+        let state = self.record.state(Status::Created);
+        serde_json::to_vec(&state).map_err(|e| Problem::ours(e.to_string()))
     }
 
     fn run_hook(&self, hook: &Hook, interrupts: &Interrupts) -> Result<(), Refusal> {
-        let text = self.state_text(Status::Creating)?;
+        let text = self.state_text()?;
         hook::run_one(hook, &text, Some(interrupts.as_fd())).map_err(|e| {
             // Its own error, and the exit code that goes with it.
             interrupts.check().err().unwrap_or_else(|| {

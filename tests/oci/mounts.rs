@@ -158,8 +158,10 @@ fn the_root_is_read_only_where_that_is_asked() {
 #[test]
 fn propagation_of_the_root_and_of_mounts() {
     let Some(case) = Case::root("propagation_of_the_root_and_of_mounts") else { return };
+    // Where the node's own root is shared, what is shared inside is its slave.
     let optional = |line: &str| -> Vec<String> {
         let fields = line.split(' ').skip(6).take_while(|f| *f != "-");
+        let fields = fields.filter(|f| !f.starts_with("master:"));
         fields.map(|f| f.split(':').next().unwrap().to_owned()).collect()
     };
     for (asked, expected) in
@@ -216,6 +218,41 @@ fn the_default_mounts_are_there() {
         assert_eq!(line.split(' ').nth(1).unwrap(), flags.join(","), "{at}");
         assert!(line.contains(&format!(" - {fstype} ")), "{line}");
     }
+}
+
+/// OCI config.md, "Mounts": the runtime must mount entries in the listed order.
+#[test]
+fn mounts_are_made_in_the_listed_order() {
+    let Some(case) = Case::root("mounts_are_made_in_the_listed_order") else { return };
+    let text = case.see("cut -d' ' -f5 /proc/self/mountinfo; ls -A /tmp", |config| {
+        for at in ["/tmp/hidden", "/sys/fs/cgroup", "/tmp", "/tmp/seen"] {
+            add_mount(config, json!({"destination": at, "type": "tmpfs", "source": at}));
+        }
+    });
+    let lines: Vec<&str> = text.lines().collect();
+    let place = |at: &str| lines.iter().position(|l| *l == at).unwrap_or_else(|| panic!("{text}"));
+    for pair in ["/proc", "/dev", "/sys", "/sys/fs/cgroup", "/tmp", "/tmp/seen"].windows(2) {
+        assert!(place(pair[0]) < place(pair[1]), "{pair:?}: {text}");
+    }
+    assert_eq!(lines.last(), Some(&"seen"), "{text}");
+}
+
+#[test]
+fn a_file_system_s_options_mean_nothing_to_a_bind_mount() {
+    let Some(case) = Case::root("a_file_system_s_options_mean_nothing_to_a_bind_mount") else {
+        return;
+    };
+    let source = case.directory("source");
+    fs::write(source.join("word"), "seen").unwrap();
+    let ran = case.run("cat /tmp/word", |config| {
+        add_mount(
+            config,
+            json!({"destination": "/tmp", "source": source,
+                "options": ["bind", "mode=755", "size=1k"]}),
+        );
+    });
+    assert_eq!(ran.out(), "seen", "{ran:#?}");
+    assert!(ran.err.contains("warning: mounts[") && ran.err.contains("size=1k"), "{ran:#?}");
 }
 
 #[test]

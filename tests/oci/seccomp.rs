@@ -83,6 +83,39 @@ fn exec_is_filtered_as_the_first_process_is() {
     case.delete(&id);
 }
 
+/// The way to execve(2) is under the filter too.
+#[test]
+fn a_filter_may_refuse_what_only_a_runtime_calls() {
+    for case in Case::each("a_filter_may_refuse_what_only_a_runtime_calls") {
+        for names in [
+            json!(["faccessat2", "close_range"]),
+            json!(["faccessat2", "faccessat", "access", "statx", "close_range", "getcwd"]),
+        ] {
+            let ran = case.run("echo ran", |config| {
+                config["process"]["noNewPrivileges"] = json!(case.is_rootless());
+                filter(config, json!([{"names": names, "action": "SCMP_ACT_ERRNO"}]));
+            });
+            assert_eq!(ran.out(), "ran", "{names}: {ran:#?}");
+        }
+        // As created, then started.
+        if !case.is_rootless() {
+            let (id, bundle) = (
+                case.id("s"),
+                case.bundle(|config| {
+                    config["process"]["noNewPrivileges"] = json!(false);
+                    crate::common::shell(config, "exit 0");
+                    let names = ["faccessat2", "close_range"];
+                    filter(config, json!([{"names": names, "action": "SCMP_ACT_ERRNO"}]));
+                }),
+            );
+            case.ok(&["create", "--bundle", bundle.to_str().unwrap(), &id]);
+            case.ok(&["start", &id]);
+            case.await_status(&id, "stopped");
+            case.delete(&id);
+        }
+    }
+}
+
 /// A profile of the size that engines write: all calls that this kernel is
 /// asked for by name, but one.
 fn large(config: &mut Value, but: &str) {

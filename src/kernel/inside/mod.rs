@@ -67,6 +67,8 @@ pub struct Child<'a> {
     pub mask: nix::sys::signal::SigSet,
     /// The process is killed when the one that waits for it dies.
     pub die_with_parent: bool,
+    /// What the caller could open; see [`Inside::OpenOutside`].
+    outside: Vec<(CText, OwnedFd)>,
     /// The node's /proc, where a label is to be written.
     pub proc: Option<&'a OwnedFd>,
     /// See [`super::id_mapped`].
@@ -96,6 +98,7 @@ impl<'a> Child<'a> {
             preserve: None,
             mask: nix::sys::signal::SigSet::empty(),
             die_with_parent: false,
+            outside: Vec::new(),
             proc: None,
             mapped: &[],
             step: 0,
@@ -144,6 +147,10 @@ impl<'a> Child<'a> {
             Inside::EnterGroups => self.enter_groups(),
             Inside::NewCgroupNamespace => unshare(libc::CLONE_NEWCGROUP),
             Inside::NewClocks(clocks) => super::clocks::unshare(clocks),
+            Inside::OpenOutside(paths) => {
+                self.open_outside(paths);
+                Ok(())
+            }
             Inside::BecomeSetupUser { uid, gid } => become_process::setup_user(*uid, *gid),
             Inside::NewSession => become_process::new_session(),
             Inside::NewKeyring(name) => become_process::new_keyring(name),
@@ -201,6 +208,8 @@ impl<'a> Child<'a> {
                 become_process::become_user(user, capabilities.as_ref())
             }
             Inside::Seccomp => {
+                // A profile need not allow what only a runtime calls.
+                self.close_at_exec()?;
                 let (program, flags) = self.seccomp.unwrap_or((&[], 0));
                 match sys::seccomp(program, flags).named("seccomp")? {
                     Some(listener) => {
@@ -224,6 +233,19 @@ impl<'a> Child<'a> {
             nix::unistd::write(door, b"0").named("write to the cgroup's tasks file")?;
         }
         Ok(())
+    }
+
+    /// What cannot be opened is left to the step that needs it, which says so.
+    fn open_outside(&mut self, paths: &[CText]) {
+        let opened = paths.iter().filter_map(|path| Some((path.clone(), open_path(path).ok()?)));
+        self.outside.extend(opened);
+    }
+
+    fn take_outside(&mut self, path: &CText) -> Result<OwnedFd, Fault> {
+        match self.outside.iter().position(|(opened, _)| opened == path) {
+            Some(index) => Ok(self.outside.swap_remove(index).1),
+            None => open_path(path),
+        }
     }
 
     fn enter_network(&self) -> Result<(), Fault> {
@@ -300,13 +322,20 @@ impl<'a> Child<'a> {
         Err(Fault { call: "exec", errno: worst })
     }
 
-    fn exec(&self) -> Result<Infallible, Fault> {
+    /// Marks what the process shall not inherit. Once is enough: what is opened
+    /// later is opened so.
+    fn close_at_exec(&mut self) -> Result<(), Fault> {
+        match self.preserve.take() {
+            Some(count) => sys::cloexec_from(3 + count).named("close_range"),
+            None => Ok(()),
+        }
+    }
+
+    fn exec(&mut self) -> Result<Infallible, Fault> {
         let Some(executable) = self.executable else {
             return Err(Fault { call: "exec", errno: Errno::EINVAL });
         };
-        if let Some(count) = self.preserve {
-            sys::cloexec_from(3 + count).named("close_range")?;
-        }
+        self.close_at_exec()?;
         if self.die_with_parent {
             // Set last: a change of ids clears it.
             sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)

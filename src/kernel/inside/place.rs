@@ -112,7 +112,7 @@ impl Child<'_> {
     }
 
     fn put_bind(&mut self, mount: &Mount, source: &CText, recursive: bool) -> Result<(), Fault> {
-        let outside = match super::open_path(source) {
+        let outside = match self.take_outside(source) {
             Err(f) if mount.optional && matches!(f.errno, Errno::ENOENT | Errno::EACCES) => {
                 return Ok(());
             }

@@ -121,6 +121,7 @@ pub fn check_with(
     }
     let mounts = mounts::check(bundle, &namespaces, facts, &mut found);
     let own_dev = !mounts.iter().any(mounts::binds_dev);
+    let hooks = config.hooks().as_ref().map(|h| hooks::check(h, process.as_ref(), &mut found));
     let spec = Spec {
         root: root::check(bundle, &mut found),
         propagation: root::propagation(linux, &mut found),
@@ -135,7 +136,7 @@ pub fn check_with(
         intel_rdt: rdt::check(linux, id, &mut found),
         net_devices: net_devices::check(linux, &namespaces, facts, &mut found),
         seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, filters, &mut found)),
-        hooks: config.hooks().as_ref().map(|h| hooks::check(h, &mut found)).unwrap_or_default(),
+        hooks: hooks.unwrap_or_default(),
         annotations: annotations(bundle, &mut found),
         fixtures: mounts.into_iter().map(spec::Fixture::Mount).collect(),
         namespaces,
