@@ -424,3 +424,36 @@ fn a_destination_that_is_swapped_meanwhile_leads_nowhere_else() {
         assert_eq!(found.concat(), "", "made on the node");
     });
 }
+
+#[test]
+fn a_tmpfs_starts_with_what_it_covers() {
+    use std::os::unix::fs::PermissionsExt;
+    for case in Case::each("a_tmpfs_starts_with_what_it_covers") {
+        let bundle = case.bundle(|config| {
+            crate::common::shell(
+                config,
+                "cat /etc/app/conf /etc/app/sub/more; readlink /etc/app/link
+                stat -c '%a %u' /etc/app/conf /etc/app/sub; echo new > /etc/app/conf
+                cat /etc/app/conf; grep -c ' /etc/app .* - tmpfs ' /proc/self/mountinfo",
+            );
+            add_mount(
+                config,
+                json!({"destination": "/etc/app", "type": "tmpfs", "source": "x",
+                    "options": ["tmpcopyup", "mode=755"]}),
+            );
+        });
+        let app = bundle.join("rootfs/etc/app");
+        fs::create_dir_all(app.join("sub")).unwrap();
+        fs::write(app.join("conf"), "old\n").unwrap();
+        fs::write(app.join("sub/more"), "more\n").unwrap();
+        symlink("/nowhere", app.join("link")).unwrap();
+        fs::set_permissions(app.join("conf"), fs::Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(app.join("sub"), fs::Permissions::from_mode(0o750)).unwrap();
+        for path in ["", "sub", "conf", "sub/more", "link"] {
+            case.give(&app.join(path));
+        }
+        let ran = case.run_bundle(&bundle).expect(0, "tmpcopyup");
+        assert_eq!(ran.out(), "old\nmore\n/nowhere\n640 0\n750 0\nnew\n1", "{ran:#?}");
+        assert_eq!(fs::read_to_string(app.join("conf")).unwrap(), "old\n");
+    }
+}
