@@ -92,18 +92,43 @@ pub fn squash(
     command.arg("-").arg(to);
     command.args(["-tar", "-noappend", "-quiet", "-no-progress", "-comp", "zstd"]);
     command.args(["-Xcompression-level", LEVEL, "-mem", MEMORY, "-mkfs-time", "0"]);
+    // Inodes as they are: they are few bytes, looked at often, and the time
+    // of the root's is to be set.
+    command.arg("-noI");
     // The root has no entry of its own there.
     if let Some(root) = tree.directories().next() {
         command.arg("-root-mode").arg(format!("{:o}", root.mode));
         command.arg("-root-uid").arg(root.uid.to_string());
         command.arg("-root-gid").arg(root.gid.to_string());
-        command.arg("-root-time").arg(root.mtime.clamp(0, i64::from(u32::MAX)).to_string());
     }
+    let time = tree.directories().next().map_or(0, |root| root.mtime);
     feed(command, "mksquashfs", |input| {
         let mut sink = Clamped(TarSink::new(input, false));
         merge::emit(store, layers, tree, &mut sink, progress)?;
         sink.0.finish().map(drop).map_err(|e| stream(&e))
-    })
+    })?;
+    set_root_time(to, time.clamp(0, i64::from(u32::MAX)) as u32).map_err(|e| stream(&e))
+}
+
+/// Sets the root's time of change, in seconds since 1970: until 4.6
+/// mksquashfs takes the present for it where it reads a tar, and two images
+/// of the same layers would differ (kernel document filesystems/squashfs,
+/// "Inodes"; the layout is that of `squashfs_base_inode`).
+fn set_root_time(path: &Path, time: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = File::options().read(true).write(true).open(path)?;
+    let number = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).map(|()| u64::from_le_bytes(bytes))
+    };
+    let (root, table) = (number(32)?, number(64)?);
+    let block = table + (root >> 16);
+    let mut header = [0; 2];
+    file.read_exact_at(&mut header, block)?;
+    if u16::from_le_bytes(header) & 0x8000 == 0 {
+        return Err(std::io::Error::other("mksquashfs compressed the inodes"));
+    }
+    file.write_all_at(&time.to_le_bytes(), block + 2 + (root & 0xffff) + 8)
 }
 
 /// squashfs has times from 1970 on, in 32 bits.

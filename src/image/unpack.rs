@@ -237,7 +237,7 @@ pub fn remove(dir: &std::path::Path) -> io::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             // A user's own directories may forbid the user to look into them.
-            open_up(dir.as_ref())?;
+            open_up(dir)?;
             std::fs::remove_dir_all(dir)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -15,13 +15,14 @@ use crate::problem::Problem;
 /// Names are sorted, so that the same directory gives the same digest.
 pub fn import(import: &Import<'_>, source: &FsPath) -> Result<Digest, Problem> {
     let mut writer = import.store.incoming(None)?;
-    let failed = |e: io::Error| Problem::user(format!("{}: {e}", source.display()));
-    {
-        let counted = Counted { writer: &mut writer, progress: import.progress };
-        let mut tar = Writer::new(io::BufWriter::with_capacity(1 << 17, counted));
-        let mut walk = Walk { tar: &mut tar, links: HashMap::new() };
-        walk.entry(source, &Path::default()).map_err(failed)?;
-        tar.finish().map_err(failed)?;
+    let mut store = None;
+    let counted = Counted { writer: &mut writer, progress: import.progress, failed: &mut store };
+    let mut tar = Writer::new(io::BufWriter::with_capacity(1 << 17, counted));
+    let mut walk = Walk { tar: &mut tar, links: HashMap::new() };
+    let read = walk.entry(source, &Path::default()).and_then(|()| tar.finish().map(drop));
+    if let Err(why) = read {
+        let source = || Problem::user(format!("{}: {why}", source.display()));
+        return Err(store.unwrap_or_else(source));
     }
     let (blob, size) = writer.finish()?;
     import.one_layer(&blob, size)
@@ -30,11 +31,15 @@ pub fn import(import: &Import<'_>, source: &FsPath) -> Result<Digest, Problem> {
 struct Counted<'a> {
     writer: &'a mut crate::image::store::BlobWriter,
     progress: super::Progress<'a>,
+    /// What the store said, where it is not the source that failed.
+    failed: &'a mut Option<Problem>,
 }
 
 impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.writer.write(bytes)?;
+        let n = self.writer.write(bytes).inspect_err(|e| {
+            *self.failed = Some(self.writer.problem(e));
+        })?;
         (self.progress)(n as u64);
         Ok(n)
     }

@@ -65,7 +65,7 @@ fn check(map: &[(u64, u64)], size: u64, entry: &Entry) -> Result<(), Error> {
 }
 
 fn pairs(numbers: &[u64], entry: &Entry) -> Result<Vec<(u64, u64)>, Error> {
-    if numbers.len() % 2 != 0 || numbers.len() / 2 > MOST_PIECES {
+    if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > MOST_PIECES {
         return Err(bad(entry, "its list of pieces is broken"));
     }
     Ok(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
