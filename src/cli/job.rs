@@ -259,7 +259,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
 }
 
 fn explain(context: &Context, request: &JobRequest) -> Result<i32, Refusal> {
-    context.print_plan(&job::explain(&context.base(), request)?);
+    context.print_plan(&job::explain(&context.base(), request, &context.facts()?)?);
     Ok(0)
 }
 

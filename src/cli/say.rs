@@ -36,7 +36,7 @@ impl Voice {
                 Blame::Kernel => " (the kernel)",
                 Blame::Denovo => " (an error of denovo itself; please report it)",
             };
-            err(format_args!("denovo: {}{whose}", problem.message));
+            err(format_args!("denovo: error: {}{whose}", problem.message));
             if let Some(hint) = &problem.hint {
                 err(format_args!("  hint: {hint}"));
             }

@@ -11,6 +11,7 @@ pub mod id;
 pub mod job;
 pub mod oci;
 pub mod recipe;
+pub mod resources;
 pub mod root;
 pub mod site;
 pub mod size;

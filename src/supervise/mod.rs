@@ -3,15 +3,21 @@
 
 pub mod build;
 pub mod container;
+pub mod control;
+pub mod events;
 pub mod exec;
 pub mod groups;
 pub mod image;
 pub mod init;
+pub mod interrupt;
 pub mod job;
+pub mod listener;
 pub mod making;
 pub mod monitor;
 pub mod protocol;
 pub mod proxy;
+pub mod ps;
 pub mod sockets;
 pub mod stage;
 pub mod terminal;
+pub mod update;

@@ -177,7 +177,10 @@ impl Monitor {
             entering: false,
             init: Some(&init::main),
         };
-        let refuse = |plan: &Plan, f: &Failure| vec![failure::explain(plan, f)];
+        let refuse = |plan: &Plan, f: &Failure| {
+            let starved = f.step.is_none().then(|| groups::out_of_memory(&plan.cgroup)).flatten();
+            vec![starved.unwrap_or_else(|| failure::explain(plan, f))]
+        };
         let born = match launch(&orders.plan, &doors, &extra) {
             Ok(born) => born,
             Err(f) => return Err(undo(&orders, refuse(&orders.plan, &f))),
@@ -256,8 +259,11 @@ impl Monitor {
         SignalFd::with_flags(&wanted, flags).ok()
     }
 
-    /// Answers until the environment is to end.
+    /// Answers until the environment is to end. What an answer brought into
+    /// memory goes again when it has been quiet for a moment.
     fn serve(&mut self, signals: Option<&SignalFd>) {
+        let quiet = PollTimeout::from(1000u16);
+        let mut grown = false;
         loop {
             let mut fds = vec![
                 PollFd::new(self.born.pidfd.as_fd(), PollFlags::POLLIN),
@@ -268,8 +274,16 @@ impl Monitor {
             fds.extend(
                 self.clients.iter().map(|c| PollFd::new(c.socket.as_fd(), PollFlags::POLLIN)),
             );
-            if poll(&mut fds, PollTimeout::NONE).is_err() {
-                continue;
+            let timeout = if grown { quiet } else { PollTimeout::NONE };
+            match poll(&mut fds, timeout) {
+                Ok(0) => {
+                    grown = false;
+                    drop(fds);
+                    sys::shrink();
+                    continue;
+                }
+                Ok(_) => grown = true,
+                Err(_) => continue,
             }
             let ready: Vec<bool> =
                 fds.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect();

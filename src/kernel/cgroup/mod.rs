@@ -17,15 +17,22 @@ mod devices;
 mod directory;
 mod doors;
 mod error;
+mod oom;
 mod processes;
 mod removal;
+mod resctrl;
 mod settings;
+mod stats;
+mod update;
 mod usage;
 
 pub use doors::{Doors, open_doors, place};
 pub use error::CgroupError;
-pub use processes::{freeze, kill, pids, thaw};
+pub use oom::Oom;
+pub use processes::{freeze, freezing_group, frozen, kill, pids, thaw};
 pub use removal::{remove, remove_now};
+pub use stats::stats;
+pub use update::{change, in_force};
 pub use usage::{Usage, usage};
 
 use directory::Directory;
@@ -47,7 +54,12 @@ pub fn make(plan: &CgroupPlan) -> Result<(), CgroupError> {
         }
         return Err(error);
     }
-    Ok(())
+    let made = plan.resctrl.as_ref().map_or(Ok(()), resctrl::make);
+    made.inspect_err(|_| {
+        for step in plan.steps.iter().rev().filter_map(CgroupStep::undo) {
+            let _ = undo(&step);
+        }
+    })
 }
 
 /// Carries one step out.
@@ -133,7 +145,12 @@ fn inherit_cpuset(at: &Place) -> Result<(), CgroupError> {
                 // Empty again would be found only when the first process joins.
                 let found = group.read(file)?;
                 if found.trim().is_empty() {
-                    return Err(group.not_kept(file, list.trim(), found.trim()));
+                    return Err(group.not_kept(
+                        "cpuset of the group above",
+                        file,
+                        list.trim(),
+                        found.trim(),
+                    ));
                 }
             }
         }

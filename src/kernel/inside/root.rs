@@ -16,7 +16,7 @@ impl Child<'_> {
     /// A mount of its own on top of the directory, with everything mounted
     /// below it: pivot_root(2) wants a mount point.
     pub(super) fn root_directory(&mut self, path: &CText) -> Result<(), Fault> {
-        let place = open_path(path)?;
+        let place = self.take_outside(path)?;
         let tree = sys::clone_tree(place.as_fd(), c"", true).named("open_tree of the root")?;
         sys::attach(tree.as_fd(), place.as_fd()).named("move_mount of the root")?;
         self.root = Some(tree);

@@ -104,6 +104,8 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
         masked_paths: fixtures::MASKED.iter().map(|p| CText::lossy(*p)).collect(),
         readonly_paths: fixtures::READONLY.iter().map(|p| CText::lossy(*p)).collect(),
         cgroup,
+        intel_rdt: None,
+        net_devices: Vec::new(),
         seccomp: None,
         hooks: Hooks::default(),
         process: None,

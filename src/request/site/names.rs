@@ -37,8 +37,7 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     // Where to go on when the text after a star did not match: behind the
     // star, with one more character for it. (pattern, name) of `*` and `**`.
-    let mut one: Option<(usize, usize)> = None;
-    let mut any: Option<(usize, usize)> = None;
+    let (mut one, mut any) = (None::<(usize, usize)>, None::<(usize, usize)>);
     loop {
         match pattern.get(p..).unwrap_or_default() {
             [b'*', b'*', ..] => {

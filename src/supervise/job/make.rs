@@ -64,13 +64,13 @@ fn prepare(
     jobs: &Jobs,
     id: &str,
     request: &JobRequest,
+    facts: &Facts,
     dry: bool,
     warn: &dyn Fn(&str),
 ) -> Result<Prepared, Problems> {
-    let facts = Facts::read().map_err(|p| vec![p])?;
-    let person = person(request, &facts).map_err(|p| vec![p])?;
+    let person = person(request, facts).map_err(|p| vec![p])?;
     let memory = hardware::memory_total().unwrap_or(1 << 30);
-    let cpus = choose_cpus(jobs, request, &facts).map_err(|p| vec![p])?;
+    let cpus = choose_cpus(jobs, request, facts).map_err(|p| vec![p])?;
     let (found, from_image) = match &request.image {
         Some(wanted) => from_image(jobs, id, wanted, dry, warn)?,
         None => (image::resolve(request.bundle.as_deref())?, FromImage::default()),
@@ -102,7 +102,7 @@ fn prepare(
     let case = Case {
         id,
         request,
-        facts: &facts,
+        facts,
         person: &person,
         source: &source,
         cpus: cpus.as_deref(),
@@ -121,7 +121,7 @@ fn prepare(
             no_new_keyring: false,
             await_start: false,
         };
-        let mut plan = build::plan(&decided.spec, &facts, &options)?;
+        let mut plan = build::plan(&decided.spec, facts, &options)?;
         if let Some(cpus) = &decided.affinity {
             plan.inside.insert(0, Inside::Affinity(cpus.clone()));
         }
@@ -150,17 +150,17 @@ fn prepare(
     }
 }
 
-/// The lines of `denovo explain job run|start`.
+/// The lines of `denovo explain job run|start`, on the node of `facts`.
 ///
 /// # Errors
 /// As `job run`.
-pub fn explain(base: &Path, request: &JobRequest) -> Result<Vec<String>, Refusal> {
+pub fn explain(base: &Path, request: &JobRequest, facts: &Facts) -> Result<Vec<String>, Refusal> {
     let id = request.id.clone().unwrap_or_else(rank::default_id);
     let jobs = Jobs::new(base);
     if places(base).iter().any(|jobs| connect_to(jobs, &id).is_some()) {
         return Ok(vec![format!("join the environment of job {id}, which is there")]);
     }
-    let prepared = prepare(&jobs, &id, request, true, &|_| {})?;
+    let prepared = prepare(&jobs, &id, request, facts, true, &|_| {})?;
     let mut lines =
         vec![format!("make directory {}; undone by removing it", jobs.directory(&id).display())];
     lines.extend(
@@ -187,7 +187,8 @@ pub(super) fn make(
     let reserving = request.cpus.is_some().then(|| jobs.lock_cpus()).transpose()?;
     // What others left when they crashed; who holds a lock is not waited for.
     let _ = stage::collect_jobs(jobs, |other| other != id);
-    let prepared = prepare(jobs, id, request, false, warn)?;
+    let facts = Facts::read()?;
+    let prepared = prepare(jobs, id, request, &facts, false, warn)?;
     prepared.decided.warnings.iter().for_each(|w| warn(w));
     prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
     let scratch = prepared.scratch.clone();
