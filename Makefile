@@ -21,10 +21,10 @@ binary  := target/denovo
 sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench install clean
+.PHONY: help build demo demo-images test check bench install clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 build: $(binary) ## the release binary, static: target/denovo
 	@:
@@ -38,6 +38,11 @@ demo: ## a real MPI program inside and outside an environment, side by side (abo
 	@scripts/setup demo
 	@$(MAKE) --no-print-directory build
 	@demo/run $(binary)
+
+demo-images: ## one MPI program in Debian 11, 12 and 13 at the same time (minutes the first time)
+	@scripts/setup build images
+	@$(MAKE) --no-print-directory build
+	@demo/releases/run $(binary)
 
 check: ## form, lints, unit tests: what every commit passes (under 2 minutes)
 	@scripts/setup check
