@@ -4,6 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Cgroups, HierarchyV1, HierarchyV2};
 
+/// Group in a user's delegated group into which denovo moves the processes
+/// that are in the latter, before it can have controllers for others below it
+/// (cgroups(7), "no internal processes").
+pub const CALLERS: &str = "denovo-callers";
+
 /// One line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 struct MountLine<'a> {
     id: u32,
@@ -160,6 +165,9 @@ pub(super) fn look_into(found: &mut Cgroups) {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.split_whitespace().map(str::to_owned).collect()
     };
+    if let Some(delegated) = v2.own.strip_suffix(CALLERS).and_then(|p| p.strip_suffix('/')) {
+        v2.own = if delegated.is_empty() { "/" } else { delegated }.to_owned();
+    }
     v2.controllers = words(&v2.mount.join("cgroup.controllers"));
     v2.own_controllers = if v2.own == "/" {
         v2.controllers.clone()

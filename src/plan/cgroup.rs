@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::cgroups::CALLERS;
 use crate::host::{Cgroups, Facts};
 use crate::policy::limits::DeviceRule;
 use crate::policy::spec;
@@ -63,6 +64,10 @@ pub enum CgroupStep {
     /// parent where they have none, without which no process can join
     /// (kernel document cgroup-v1/cpusets, section 2.1).
     InheritCpuset { at: Place },
+    /// v2: moves the processes of a user's delegated group into one below it,
+    /// without which no group below can have controllers (cgroups(7), "no
+    /// internal processes"). They stay there: it is the user's own group.
+    Aside { at: Place },
     /// v2: lets the groups below have controllers.
     Enable {
         at: Place,
@@ -246,8 +251,12 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
         .filter(|c| (c == "memory" || c == "pids") && !needed.contains(c))
         .collect();
     let names: Vec<&str> = path.split('/').collect();
-    for level in first_level(path, facts)..names.len() {
+    let first = first_level(path, facts);
+    for level in first..names.len() {
         let above = Place { path: names[..level].join("/"), ..at.clone() };
+        if level > 0 && level == first && !needed.is_empty() {
+            plan.steps.push(CgroupStep::Aside { at: above.clone() });
+        }
         for (controllers, needed) in [(needed, true), (&statistics[..], false)] {
             if !controllers.is_empty() {
                 plan.steps.push(CgroupStep::Enable {
@@ -278,7 +287,8 @@ impl CgroupStep {
             }
             // A controller stays enabled for the groups beside ours; the rest
             // goes with the group.
-            Self::Enable { .. }
+            Self::Aside { .. }
+            | Self::Enable { .. }
             | Self::InheritCpuset { .. }
             | Self::Set { .. }
             | Self::Devices { .. }
@@ -291,6 +301,7 @@ impl CgroupStep {
         match self {
             Self::Make { at, .. }
             | Self::InheritCpuset { at }
+            | Self::Aside { at }
             | Self::Enable { at, .. }
             | Self::Set { at, .. }
             | Self::Devices { at, .. }
@@ -324,6 +335,7 @@ impl fmt::Display for CgroupStep {
             Self::InheritCpuset { at } => {
                 write!(f, "copy cpuset.cpus and cpuset.mems from the parent to {at}")
             }
+            Self::Aside { at } => write!(f, "move the processes in {at} to {CALLERS} below it"),
             Self::Enable { at, controllers, needed } => {
                 let whenever = if *needed { "" } else { " if possible" };
                 write!(f, "enable {} below {at}{whenever}", controllers.join(", "))

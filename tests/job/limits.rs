@@ -174,6 +174,46 @@ fn a_user_without_groups_is_told_in_one_line() {
 }
 
 #[test]
+fn a_user_with_a_delegated_group_is_held_to_all_limits() {
+    let test = "a_user_with_a_delegated_group_is_held_to_all_limits";
+    let Some(place) = Place::user(test) else { return };
+    let v2 = Facts::read().unwrap().cgroups.v2.filter(|v2| v2.writable && !is_root());
+    let Some(v2) = v2 else { return skip(test, "no control group is delegated to this user") };
+    for controller in ["memory", "pids", "cpuset"] {
+        if !v2.own_controllers.iter().any(|c| c == controller) {
+            return skip(test, &format!("{controller} is not delegated to this user"));
+        }
+    }
+    let limits = ["--memory", "64M", "--pids", "30", "--cpus", "1"];
+    let held = place.started("held", &limits);
+    let dir = v2.mount.join(v2.own.trim_start_matches('/')).join(format!("denovo-{held}"));
+    for (file, value) in [("memory.max", "67108864"), ("memory.swap.max", "0"), ("pids.max", "30")]
+    {
+        let found = fs::read_to_string(dir.join(file));
+        // A kernel without swap has no file for it.
+        if file != "memory.swap.max" || found.is_ok() {
+            assert_eq!(found.unwrap().trim(), value, "{file}");
+        }
+    }
+    // A second one beside it, now that the callers have stepped aside.
+    let said = place.see(&["--pids", "20"], "cat /sys/fs/cgroup/pids.max; nproc");
+    assert_eq!(said.lines().next(), Some("20"));
+    assert_eq!(place.ok(&["job", "exec", &held, "nproc"]), "1");
+    // Who joins from outside is held as well, and what runs out is told.
+    let ran = place.finish(place.node(&["job", "exec", &held, "sh", "-c", GREEDY]));
+    assert_ne!(ran.code(), 0, "{ran:?}");
+    let usage = &place.shown(&held)["usage"];
+    assert!(usage["oom_kills"].as_u64().is_some_and(|n| n > 0), "{usage}");
+    place.ok(&["job", "end", &held]);
+    assert!(!dir.exists());
+    let ran = place.run(&["--memory", "64M"], GREEDY);
+    assert!(ran.err.contains("memory limit of 64 MiB"), "{ran:?}");
+    let bomb = "for i in $(seq 40); do sleep 50 & done 2>/dev/null; echo not reached";
+    let ran = place.run(&["--pids", "12"], bomb);
+    assert!(!ran.out.contains("not reached") && ran.err.contains("--pids"), "{ran:?}");
+}
+
+#[test]
 fn a_user_may_act_for_nobody_else() {
     let Some(place) = Place::user("a_user_may_act_for_nobody_else") else { return };
     for user in ["0", "root", "1"] {

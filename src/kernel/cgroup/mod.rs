@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
+use crate::host::cgroups::CALLERS;
 use crate::plan::cgroup::{CgroupPlan, CgroupStep, CgroupUndo, Place, Version};
 
 pub mod device_filter;
@@ -59,6 +60,7 @@ pub fn apply(step: &CgroupStep) -> Result<(), CgroupError> {
     match step {
         CgroupStep::Make { at, .. } => make_group(at),
         CgroupStep::InheritCpuset { at } => inherit_cpuset(at),
+        CgroupStep::Aside { at } => step_aside(at),
         CgroupStep::Enable { at, controllers, needed } => enable(at, controllers, *needed),
         CgroupStep::Set { at, setting } => settings::set(&Directory::open(at)?, setting),
         CgroupStep::Devices { at, rules } => devices::set(&Directory::open(at)?, rules),
@@ -140,6 +142,31 @@ fn inherit_cpuset(at: &Place) -> Result<(), CgroupError> {
         above = group;
     }
     Ok(())
+}
+
+/// Empties a group into [`CALLERS`] below it. What its processes fork
+/// meanwhile is found by the next look.
+fn step_aside(at: &Place) -> Result<(), CgroupError> {
+    let group = Directory::open(at)?;
+    for _ in 0..100 {
+        let inside = group.read("cgroup.procs")?;
+        if inside.is_empty() {
+            return Ok(());
+        }
+        match group.make(CALLERS) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(CgroupError::Make { at: at.clone(), errno }),
+        }
+        let aside = group.below(CALLERS)?;
+        for pid in inside.lines() {
+            match aside.write("cgroup.procs", pid) {
+                // It has ended by itself.
+                Ok(()) | Err(CgroupError::Write { errno: Errno::ESRCH, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Err(group.refused("cgroup.procs", "", Errno::EBUSY))
 }
 
 fn enable(at: &Place, controllers: &[String], needed: bool) -> Result<(), CgroupError> {

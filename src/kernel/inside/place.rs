@@ -136,8 +136,16 @@ impl Child<'_> {
         let mut path = [0; 32];
         let path = write_fd_path(&mut path, target.as_fd());
         let data = (!data.is_empty()).then_some(data.as_c_str());
-        sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data)
-            .named("mount")?;
+        match sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data) {
+            // mount(2) puts no file system onto a mount of the same one, as
+            // cgroup2 onto the node's that came with its /sys. The attributes
+            // follow below.
+            Err(Errno::EBUSY) if data.is_none() => {
+                let new = sys::detached(fstype.as_c_str()).named("mount")?;
+                sys::attach(new.as_fd(), target.as_fd()).named("move_mount")?;
+            }
+            result => result.named("mount")?,
+        }
         let wanted = mount.attributes;
         if *copy_up || wanted.set | wanted.clear != 0 {
             let new = self.open_in_root(mount.destination.as_c_str(), libc::O_PATH, 0)?;

@@ -8,7 +8,7 @@ mod mount;
 mod terminal;
 
 pub use memory::{prefault, set_command_line, set_process_name, shrink};
-pub use mount::{attach, clone_tree, mknodat, mount, mount_setattr, pivot_here};
+pub use mount::{attach, clone_tree, detached, mknodat, mount, mount_setattr, pivot_here};
 pub use terminal::{pty_peer, set_controlling_terminal, set_window_size, window_size};
 
 use std::ffi::CStr;
