@@ -196,8 +196,10 @@ fn a_user_with_a_delegated_group_is_held_to_all_limits() {
         }
     }
     // A second one beside it, now that the callers have stepped aside.
-    let said = place.see(&["--pids", "20"], "cat /sys/fs/cgroup/pids.max; nproc");
-    assert_eq!(said.lines().next(), Some("20"));
+    place.started("beside", &["--pids", "20"]);
+    let beside = dir.with_file_name(format!("denovo-{}-beside", place.name));
+    assert_eq!(fs::read_to_string(beside.join("pids.max")).unwrap(), "20\n");
+    place.ok(&["job", "end", &format!("{}-beside", place.name)]);
     assert_eq!(place.ok(&["job", "exec", &held, "nproc"]), "1");
     // Who joins from outside is held as well, and what runs out is told.
     let ran = place.finish(place.node(&["job", "exec", &held, "sh", "-c", GREEDY]));
