@@ -47,7 +47,7 @@ impl Groups {
 
     /// Kills what is in the groups, of which `child` is one.
     fn end(&self, mut child: Child) {
-        cgroup::kill(&self.0, Duration::from_secs(5)).unwrap();
+        cgroup::kill(&self.0, Duration::from_secs(60)).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
 
@@ -68,7 +68,7 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        let killed = cgroup::kill(&self.0, Duration::from_secs(5));
+        let killed = cgroup::kill(&self.0, Duration::from_secs(60));
         let removed = cgroup::remove(&self.0);
         if !std::thread::panicking() {
             killed.unwrap();
@@ -220,8 +220,11 @@ fn who_takes_too_much_memory_is_killed_and_counted() {
     let usage = cgroup::usage(&groups.0);
     assert_eq!(usage.oom_kills, Some(1), "{usage:?}");
     assert!(usage.memory_limit_hits.is_some(), "{usage:?}");
-    let peak = usage.memory_peak.unwrap();
-    assert!((16 << 20..=32 << 20).contains(&peak), "{usage:?}");
+    // cgroup v2 tells the peak since Linux 5.19.
+    let facts = Facts::read().unwrap();
+    let untold = facts.cgroups.v1_with("memory").is_none() && facts.kernel < (5, 19);
+    let peak = usage.memory_peak;
+    assert!(peak.map_or(untold, |peak| (16 << 20..=32 << 20).contains(&peak)), "{usage:?}");
     assert!(usage.cpu_ns > Some(0) && usage.pids == Some(0), "{usage:?}");
 }
 
@@ -234,7 +237,7 @@ fn throttling_and_refused_forks_are_counted() {
     let groups = Groups::made("throttled", Limits { cpu, pids: Some(3), ..Limits::default() });
     let forks = groups.shell("sleep 9 & sleep 9 & sleep 9 & sleep 9");
     wait_until("no fork was refused", || cgroup::usage(&groups.0).pids_limit_hits > Some(0));
-    cgroup::kill(&groups.0, Duration::from_secs(5)).unwrap();
+    cgroup::kill(&groups.0, Duration::from_secs(60)).unwrap();
     output(forks);
     let busy = groups.shell("while :; do :; done");
     wait_until("never throttled", || cgroup::usage(&groups.0).cpu_throttled_periods > Some(1));

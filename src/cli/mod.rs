@@ -43,8 +43,8 @@ pub struct Global {
     /// Accepted for callers of runc; denovo finds out by itself
     #[arg(long, hide = true, value_name = "BOOL")]
     rootless: Option<String>,
-    /// Use systemd for control groups (not supported yet)
-    #[arg(long, hide = true)]
+    /// Have systemd make a container's control group, as a transient scope
+    #[arg(long)]
     systemd_cgroup: bool,
 }
 
@@ -243,10 +243,10 @@ fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
 fn dispatch(cli: Cli, explain: bool) -> i32 {
     let voice = Voice { file: cli.global.log.clone(), json: cli.global.log_format == "json" };
     let context = Context { global: cli.global, voice, explain };
-    if context.global.systemd_cgroup {
+    if context.global.systemd_cgroup && matches!(cli.verb, Verb::Job(_)) {
         let problem =
-            crate::problem::Problem::user("--systemd-cgroup: not supported yet by denovo")
-                .hint("leave it out: denovo makes its control groups itself");
+            crate::problem::Problem::user("--systemd-cgroup: is for containers, not jobs")
+                .hint("leave it out: a job's control group is below the caller's, or root's own");
         context.voice.problems(&[problem]);
         return 125;
     }
@@ -283,6 +283,7 @@ fn explained(context: &Context, args: Explain) -> i32 {
     match parse(&argv.collect::<Vec<_>>()) {
         Ok(mut cli) => {
             cli.global.root = cli.global.root.or_else(|| context.global.root.clone());
+            cli.global.systemd_cgroup |= context.global.systemd_cgroup;
             dispatch(cli, true)
         }
         Err(error) => {

@@ -92,7 +92,10 @@ fn best(
     }
     choice.map(|(_, mount)| {
         let own = below(own, mount.root).unwrap_or(own);
-        (PathBuf::from(unescape(mount.point)), if own.is_empty() { "/" } else { own }.to_owned())
+        (
+            PathBuf::from(String::from_utf8_lossy(&unescape(mount.point.as_bytes())).into_owned()),
+            if own.is_empty() { "/" } else { own }.to_owned(),
+        )
     })
 }
 
@@ -140,9 +143,9 @@ fn leads_to(other: &MountLine, mount: &MountLine, mounts: &[MountLine]) -> bool 
 }
 
 /// Octal escapes of mountinfo undone (`\040` is a space).
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {
         let code = (first == b'\\')
             .then(|| tail.get(..3))
@@ -152,7 +155,7 @@ fn unescape(text: &str) -> String {
         bytes.push(code.unwrap_or(first));
         rest = if code.is_some() { &tail[3..] } else { tail };
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 /// Fills in what only the file systems themselves tell.
@@ -175,6 +178,17 @@ pub(super) fn look_into(found: &mut Cgroups) {
         words(&group(&v2.mount, &v2.own).join("cgroup.controllers"))
     };
     v2.writable = writable(&v2.mount, &v2.own);
+}
+
+impl Cgroups {
+    /// The same for a caller who is in the v2 group `own`.
+    pub fn seen_from(mut self, own: &str) -> Self {
+        if let Some(v2) = &mut self.v2 {
+            v2.own = format!("/{own}");
+        }
+        look_into(&mut self);
+        self
+    }
 }
 
 fn group(mount: &Path, own: &str) -> PathBuf {

@@ -19,8 +19,10 @@ use crate::problem::{Problem, Problems};
 pub mod convert;
 pub mod devices;
 mod limits;
+pub mod scope;
 mod setting;
 
+pub use scope::Scope;
 pub use setting::Setting;
 
 /// Number of the capability that overrides permission bits (capabilities(7)).
@@ -53,6 +55,8 @@ pub struct Group {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupStep {
+    /// Has systemd make the group, with every controller that it delegates.
+    Scope { at: Place, scope: Scope },
     /// Makes a group, and the groups above it that are not there yet.
     Make {
         at: Place,
@@ -87,6 +91,8 @@ pub enum CgroupStep {
 /// How one step is taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupUndo {
+    /// Has systemd end the scope, which removes its group.
+    Stop { at: Place, scope: Scope },
     /// Removes a group with those below it, then each of `shared` while empty.
     Remove { at: Place, shared: Vec<String> },
 }
@@ -285,6 +291,9 @@ impl CgroupStep {
             Self::Make { at, shared } => {
                 Some(CgroupUndo::Remove { at: at.clone(), shared: shared.clone() })
             }
+            Self::Scope { at, scope } => {
+                Some(CgroupUndo::Stop { at: at.clone(), scope: scope.clone() })
+            }
             // A controller stays enabled for the groups beside ours; the rest
             // goes with the group.
             Self::Aside { .. }
@@ -299,7 +308,8 @@ impl CgroupStep {
     /// The group that the step changes.
     pub fn at(&self) -> &Place {
         match self {
-            Self::Make { at, .. }
+            Self::Scope { at, .. }
+            | Self::Make { at, .. }
             | Self::InheritCpuset { at }
             | Self::Aside { at }
             | Self::Enable { at, .. }
@@ -311,6 +321,23 @@ impl CgroupStep {
 }
 
 impl CgroupPlan {
+    /// The same in a scope of systemd's, which makes the group itself.
+    pub fn in_scope(mut self, scope: &Scope) -> Self {
+        let made = |step: &CgroupStep| {
+            matches!(
+                step,
+                CgroupStep::Make { .. } | CgroupStep::Enable { .. } | CgroupStep::Aside { .. }
+            )
+        };
+        self.steps.retain(|step| !made(step));
+        if let Some(group) = self.v2() {
+            let step = CgroupStep::Scope { at: group.at.clone(), scope: scope.clone() };
+            self.steps.insert(0, step);
+        }
+        self.best_effort = false;
+        self
+    }
+
     /// The group in the v2 hierarchy.
     pub fn v2(&self) -> Option<&Group> {
         self.groups.iter().find(|g| g.at.version == Version::V2)
@@ -331,6 +358,7 @@ impl fmt::Display for Place {
 impl fmt::Display for CgroupStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Scope { at, scope } => write!(f, "have systemd make {at} as {scope}"),
             Self::Make { at, .. } => write!(f, "make {at}"),
             Self::InheritCpuset { at } => {
                 write!(f, "copy cpuset.cpus and cpuset.mems from the parent to {at}")
@@ -358,7 +386,12 @@ impl fmt::Display for CgroupStep {
 
 impl fmt::Display for CgroupUndo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Remove { at, shared } = self;
+        let (at, shared) = match self {
+            Self::Stop { at, scope } => {
+                return write!(f, "have systemd stop {}, which removes {at}", scope.unit);
+            }
+            Self::Remove { at, shared } => (at, shared),
+        };
         write!(f, "remove {at}")?;
         for path in shared {
             write!(f, ", {} when empty", Place { path: path.clone(), ..at.clone() })?;

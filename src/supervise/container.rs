@@ -36,6 +36,8 @@ pub struct StartOptions {
     pub preserve_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// The group is a scope that systemd makes.
+    pub systemd_cgroup: bool,
     pub detach: bool,
     /// Keep the record of a container that `run` saw end.
     pub keep: bool,
@@ -73,14 +75,19 @@ fn ready(
     wait: bool,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Refusal> {
-    let bundle = Bundle::load(&options.bundle)?;
-    let facts = Facts::read()?;
-    let Checked { spec, warnings } = crate::policy::container::check(&bundle, id, &facts)?;
+    let mut bundle = Bundle::load(&options.bundle)?;
+    let mut facts = Facts::read()?;
+    let asked = options.systemd_cgroup.then(|| bundle.take_cgroups_path());
+    let Checked { mut spec, warnings } = crate::policy::container::check(&bundle, id, &facts)?;
+    let scope = match asked {
+        Some(path) => Some(super::scope::decide(&path, id, &mut spec, &mut facts)?),
+        None => None,
+    };
     for warning in &warnings {
         warn(warning);
     }
     check_terminal(&spec, options)?;
-    let plan = build::plan(
+    let mut plan = build::plan(
         &spec,
         &facts,
         &Options {
@@ -91,6 +98,9 @@ fn ready(
             await_start: wait,
         },
     )?;
+    if let Some(scope) = scope {
+        plan.cgroup = plan.cgroup.in_scope(&scope);
+    }
     Ok(Ready { spec, plan, bundle })
 }
 

@@ -10,6 +10,7 @@ pub mod making;
 pub mod monitor;
 pub mod protocol;
 pub mod proxy;
+pub mod scope;
 pub mod sockets;
 pub mod stage;
 pub mod terminal;

@@ -38,7 +38,9 @@ fn a_job_beyond_its_memory_is_told_which_limit_it_was() {
     let json: Value = serde_json::from_str(&fs::read_to_string(&receipt).unwrap()).unwrap();
     assert_eq!((&json["job"], &json["memoryLimit"]), (&id.as_str().into(), &(64 << 20).into()));
     assert!(json["usage"]["oom_kills"].as_u64().unwrap() > 0, "{json}");
-    assert!(json["usage"]["memory_peak"].as_u64().unwrap() <= 64 << 20, "{json}");
+    // Not told by cgroup v2 before Linux 5.19.
+    let peak = json["usage"]["memory_peak"].as_u64();
+    assert!(peak.map_or(Facts::read().unwrap().kernel < (5, 19), |n| n <= 64 << 20), "{json}");
     // One that ends with 137 by itself is not said to have run out.
     let ran = place.run(&["--memory", "64M"], "kill -9 $$").expect(137, "kill");
     assert_eq!(ran.err, "");

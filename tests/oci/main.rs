@@ -15,4 +15,5 @@ mod namespaces;
 mod process;
 mod seccomp;
 mod signals;
+mod systemd;
 mod terminal;

@@ -20,6 +20,7 @@ mod doors;
 mod error;
 mod processes;
 mod removal;
+mod scope;
 mod settings;
 mod usage;
 
@@ -27,17 +28,24 @@ pub use doors::{Doors, open_doors, place};
 pub use error::CgroupError;
 pub use processes::{freeze, kill, pids, thaw};
 pub use removal::{remove, remove_now};
+pub use scope::Holder;
 pub use usage::{Usage, usage};
 
 use directory::Directory;
 
-/// Carries every step out; takes those done back when one is refused.
+/// Carries every step out; takes those done back when one is refused. What it
+/// gives keeps a group that systemd made until somebody else is in it.
 ///
 /// # Errors
 /// The first [`CgroupError`].
-pub fn make(plan: &CgroupPlan) -> Result<(), CgroupError> {
+pub fn make(plan: &CgroupPlan) -> Result<Option<Holder>, CgroupError> {
+    let mut holder = None;
     for (number, step) in plan.steps.iter().enumerate() {
-        let Err(error) = apply(step) else { continue };
+        let result = match step {
+            CgroupStep::Scope { at, scope } => scope::start(at, scope).map(|h| holder = Some(h)),
+            step => apply(step),
+        };
+        let Err(error) = result else { continue };
         // A group that was there before is another environment's.
         let ours = if matches!(error, CgroupError::Occupied { .. }) { number } else { number + 1 };
         for undo_of in plan.steps[..ours].iter().rev() {
@@ -48,7 +56,7 @@ pub fn make(plan: &CgroupPlan) -> Result<(), CgroupError> {
         }
         return Err(error);
     }
-    Ok(())
+    Ok(holder)
 }
 
 /// Carries one step out.
@@ -58,6 +66,7 @@ pub fn make(plan: &CgroupPlan) -> Result<(), CgroupError> {
 /// does not read back as it was written.
 pub fn apply(step: &CgroupStep) -> Result<(), CgroupError> {
     match step {
+        CgroupStep::Scope { at, scope } => scope::start(at, scope).map(drop),
         CgroupStep::Make { at, .. } => make_group(at),
         CgroupStep::InheritCpuset { at } => inherit_cpuset(at),
         CgroupStep::Aside { at } => step_aside(at),
@@ -73,7 +82,10 @@ pub fn apply(step: &CgroupStep) -> Result<(), CgroupError> {
 /// # Errors
 /// [`CgroupError`] when a group still has processes after two seconds.
 pub fn undo(step: &CgroupUndo) -> Result<(), CgroupError> {
-    let CgroupUndo::Remove { at, shared } = step;
+    let (at, shared) = match step {
+        CgroupUndo::Stop { at, scope } => return scope::stop(at, scope),
+        CgroupUndo::Remove { at, shared } => (at, shared),
+    };
     removal::remove_group(at, removal::PATIENCE)?;
     for path in shared {
         removal::remove_if_empty(&Place { path: path.clone(), ..at.clone() })?;

@@ -3,6 +3,7 @@
 //! Nothing here allocates on the way: the child is a fork of a process whose
 //! plan is complete, and reports a failure as step, errno and call.
 
+mod attributes;
 mod become_process;
 mod copy_up;
 mod hooks;

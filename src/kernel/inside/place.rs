@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 
+use super::attributes::{self, Change, attach_with};
 use super::{Child, Fault, Named, files, sys};
 use crate::policy::spec::{Device, Fixture, Mount, MountSource};
 use crate::policy::text::CText;
@@ -30,32 +31,6 @@ pub fn write_fd_path<'b>(buffer: &'b mut [u8; 32], fd: BorrowedFd<'_>) -> &'b CS
     let bytes = text.bytes();
     buffer[..bytes.len()].copy_from_slice(bytes);
     CStr::from_bytes_until_nul(buffer).unwrap_or(c"/proc/self/fd/")
-}
-
-/// `MOUNT_ATTR_*` on a mount, also before Linux 5.12.
-pub(super) fn set_attributes(
-    mount: BorrowedFd<'_>,
-    set: u64,
-    clear: u64,
-    recursive: bool,
-) -> Result<(), Fault> {
-    match sys::mount_setattr(mount, set, clear, recursive) {
-        Err(Errno::ENOSYS) if !recursive => remount(mount, set),
-        result => result.named("mount_setattr"),
-    }
-}
-
-fn remount(mount: BorrowedFd<'_>, set: u64) -> Result<(), Fault> {
-    let pairs = [
-        (libc::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
-        (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
-        (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
-        (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
-    ];
-    let flags: u64 = pairs.iter().filter(|(a, _)| set & a != 0).map(|(_, f)| f).sum();
-    let mut path = [0; 32];
-    let target = write_fd_path(&mut path, mount);
-    sys::mount(None, target, None, libc::MS_REMOUNT | libc::MS_BIND | flags, None).named("remount")
 }
 
 impl Child<'_> {
@@ -114,14 +89,12 @@ impl Child<'_> {
         };
         let tree = sys::clone_tree(outside.as_fd(), c"", recursive).named("open_tree")?;
         let wanted = mount.attributes;
-        if wanted.set | wanted.clear != 0 {
-            set_attributes(tree.as_fd(), wanted.set, wanted.clear, false)?;
-        }
-        if wanted.set_recursive | wanted.clear_recursive != 0 {
-            set_attributes(tree.as_fd(), wanted.set_recursive, wanted.clear_recursive, true)?;
-        }
+        let changes = [
+            Change { set: wanted.set, clear: wanted.clear, recursive: false },
+            Change { set: wanted.set_recursive, clear: wanted.clear_recursive, recursive: true },
+        ];
         let target = self.make_target(mount.destination.as_c_str(), kind)?;
-        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+        attach_with(tree.as_fd(), target.as_fd(), &changes)
     }
 
     fn put_new(&mut self, mount: &Mount) -> Result<(), Fault> {
@@ -153,7 +126,7 @@ impl Child<'_> {
                 super::copy_up::copy_up(target.as_fd(), new.as_fd())?;
             }
             if wanted.set | wanted.clear != 0 {
-                set_attributes(new.as_fd(), wanted.set, wanted.clear, false)?;
+                attributes::set(new.as_fd(), wanted.set, wanted.clear)?;
             }
         }
         Ok(())
@@ -339,8 +312,7 @@ impl Child<'_> {
         write_all(&file, contents)?;
         let tree = sys::clone_tree(file.as_fd(), c"", false).named("open_tree")?;
         let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC;
-        set_attributes(tree.as_fd(), set, 0, false)?;
-        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+        attach_with(tree.as_fd(), target.as_fd(), &[Change { set, clear: 0, recursive: false }])
     }
 
     pub(super) fn make_device(&self, device: &Device) -> Result<(), Fault> {

@@ -158,7 +158,7 @@ impl Child<'_> {
     }
 
     pub(super) fn readonly_root(&mut self) -> Result<(), Fault> {
-        super::place::set_attributes(self.root()?, libc::MOUNT_ATTR_RDONLY, 0, false)
+        super::attributes::set(self.root()?, libc::MOUNT_ATTR_RDONLY, 0)
     }
 }
 

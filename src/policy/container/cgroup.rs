@@ -68,7 +68,9 @@ fn path(linux: &Linux, id: &str, found: &mut Findings) -> String {
 fn refused(asked: &str, names: &[&str]) -> Option<(&'static str, &'static str)> {
     const PLAIN: &str = "write a path such as /denovo/job-17";
     if asked.matches(':').count() == 2 && !asked.starts_with('/') {
-        Some(("is systemd's slice:prefix:name, which is not supported yet by denovo", PLAIN))
+        const SYSTEMD: &str =
+            "give --systemd-cgroup before the verb, or write a path such as /denovo/job-17";
+        Some(("is systemd's slice:prefix:name", SYSTEMD))
     } else if names.contains(&"..") {
         Some(("goes up with \"..\"", PLAIN))
     } else if names.is_empty() {
