@@ -260,7 +260,13 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
     let first = first_level(path, facts);
     for level in first..names.len() {
         let above = Place { path: names[..level].join("/"), ..at.clone() };
-        if level > 0 && level == first && !needed.is_empty() {
+        if level > 0 && level == first {
+            // A user's own group has processes. For statistics alone they are
+            // not moved; and with `pids` enabled all the same, it would become
+            // the root of threads only (cgroup-v2, "Threads").
+            if needed.is_empty() {
+                break;
+            }
             plan.steps.push(CgroupStep::Aside { at: above.clone() });
         }
         for (controllers, needed) in [(needed, true), (&statistics[..], false)] {

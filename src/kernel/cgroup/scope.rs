@@ -2,7 +2,7 @@
 //!
 //! By `busctl`, which is wherever systemd is: a bus client linked in would be
 //! threads, or relocations at every start, for the few who ask for scopes
-//! (docs/decisions/0008).
+//! (docs/decisions/0030).
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -8,6 +8,7 @@ mod become_process;
 mod copy_up;
 mod hooks;
 mod links;
+pub mod older;
 mod place;
 mod root;
 mod seal;
@@ -267,7 +268,12 @@ impl<'a> Child<'a> {
             return Err(Fault { call: "exec", errno: Errno::EINVAL });
         };
         if let Some(count) = self.preserve {
-            sys::cloexec_from(3 + count).named("close_range")?;
+            match sys::cloexec_from(3 + count) {
+                // Marked before the first step (see `older`); what has been
+                // opened since closes by itself.
+                Err(Errno::EINVAL) => {}
+                result => result.named("close_range")?,
+            }
         }
         if self.die_with_parent {
             // Set last: a change of ids clears it.

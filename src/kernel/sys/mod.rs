@@ -166,14 +166,23 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
 }
 
 /// close_range(2) with `CLOSE_RANGE_CLOEXEC` from `first` on: nothing of the
-/// caller's leaks through the next exec. Falls back to doing nothing where
-/// the kernel lacks it (before 5.11); the caller then walks /proc/self/fd.
+/// caller's leaks through the next exec.
 ///
 /// # Errors
-/// As close_range(2).
+/// As close_range(2); `EINVAL` before Linux 5.11.
 pub fn cloexec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: no pointers; marking descriptors changes no ownership.
     let rc = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 4u32) };
+    Errno::result(rc).map(drop)
+}
+
+/// fcntl(2) `F_SETFD` with `FD_CLOEXEC`.
+///
+/// # Errors
+/// `EBADF`: there is no such descriptor.
+pub fn set_cloexec(number: RawFd) -> Result<(), Errno> {
+    // SAFETY: no pointers; marking a descriptor changes no ownership.
+    let rc = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     Errno::result(rc).map(drop)
 }
 
