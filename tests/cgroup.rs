@@ -169,6 +169,7 @@ fn limits_are_in_force() {
         period: Some(50_000),
         cpus: Some("0".into()),
         mems: Some("0".into()),
+        ..Cpu::default()
     };
     limits.pids = Some(77);
     let groups = Groups::made("limits", limits);

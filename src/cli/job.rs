@@ -43,6 +43,9 @@ pub struct Options {
     /// `host` (this node's own distribution, fresh), a directory, or a name
     #[arg(long, value_name = "DIR|NAME")]
     bundle: Option<String>,
+    /// An image of the stores, by name or digest
+    #[arg(long, value_name = "IMAGE", conflicts_with = "bundle")]
+    image: Option<String>,
     /// CPUs, for this job alone
     #[arg(long, value_name = "N")]
     cpus: Option<usize>,
@@ -169,6 +172,7 @@ impl Options {
         JobRequest {
             id: self.id.clone(),
             bundle: self.bundle.clone(),
+            image: self.image.clone(),
             cpus: self.cpus,
             share_cpus: self.share_cpus,
             memory: self.memory,
@@ -255,7 +259,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
 }
 
 fn explain(context: &Context, request: &JobRequest) -> Result<i32, Refusal> {
-    context.print_plan(&job::explain(&context.base(), request)?);
+    context.print_plan(&job::explain(&context.base(), request, &context.facts()?)?);
     Ok(0)
 }
 

@@ -1,15 +1,21 @@
 //! The command line: from argv to an exit code.
 
+mod control;
+mod image;
+mod inspect;
 mod job;
 mod node;
 mod oci;
 pub mod say;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
+use crate::host::Facts;
+use crate::problem::Problem;
 use crate::record::base;
 use crate::record::container::Store;
 use crate::supervise::container::Refusal;
@@ -17,8 +23,17 @@ use say::{Voice, out};
 
 /// One fresh machine per job on a shared compute node.
 #[derive(Debug, Parser)]
-#[command(name = "denovo", version, about, disable_help_subcommand = true)]
+#[command(
+    name = "denovo",
+    version,
+    about,
+    disable_help_subcommand = true,
+    disable_version_flag = true
+)]
 struct Cli {
+    /// Print versions
+    #[arg(short = 'V', short_alias = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -41,7 +56,7 @@ pub struct Global {
     #[arg(long, hide = true)]
     debug: bool,
     /// Accepted for callers of runc; denovo finds out by itself
-    #[arg(long, hide = true, value_name = "BOOL")]
+    #[arg(long, hide = true, value_name = "BOOL", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
     /// Have systemd make a container's control group, as a transient scope
     #[arg(long)]
@@ -64,6 +79,22 @@ enum Verb {
     Run(oci::Run),
     /// Execute a process in a running container
     Exec(oci::Exec),
+    /// Stop every process of a container where it is
+    Pause(oci::Id),
+    /// Let a paused container go on
+    Resume(oci::Id),
+    /// Change the limits of a container that runs
+    Update(Box<control::Update>),
+    /// List the processes of a container
+    Ps(inspect::Ps),
+    /// Print statistics of a container at intervals, and when memory runs out
+    Events(inspect::Events),
+    /// Print what a config.json may ask for, as JSON
+    Features,
+    #[command(hide = true)]
+    Checkpoint(inspect::Foreign),
+    #[command(hide = true)]
+    Restore(inspect::Foreign),
     /// List containers
     #[command(visible_alias = "ls")]
     List(oci::List),
@@ -72,6 +103,9 @@ enum Verb {
     /// Environments of jobs: one per job and node, joined by every rank
     #[command(subcommand)]
     Job(job::Verb),
+    /// Images: a store of them, in from files and out to other tools
+    #[command(subcommand)]
+    Image(image::Verb),
     /// The node: facts, and cleaning up after crashes
     #[command(subcommand)]
     Node(node::Verb),
@@ -81,6 +115,9 @@ enum Verb {
 
 #[derive(Debug, Args)]
 pub struct Explain {
+    /// Explain for the node that this file describes, as `denovo node facts` prints it
+    #[arg(long, value_name = "FILE")]
+    facts: Option<PathBuf>,
     /// The command, without `denovo`
     #[arg(
         trailing_var_arg = true,
@@ -97,6 +134,8 @@ pub struct Context {
     pub voice: Voice,
     /// Print the plan, do nothing.
     pub explain: bool,
+    /// Where another node's facts are, to explain what would be done there.
+    facts: Option<PathBuf>,
 }
 
 impl Context {
@@ -109,6 +148,20 @@ impl Context {
     /// The base directory for everything else.
     pub fn base(&self) -> PathBuf {
         self.global.root.clone().unwrap_or_else(|| base::base(nix::unistd::geteuid().as_raw()))
+    }
+
+    /// This node's facts, or those of `explain --facts`.
+    ///
+    /// # Errors
+    /// They cannot be read, or are none.
+    pub fn facts(&self) -> Result<Facts, Problem> {
+        let Some(file) = &self.facts else { return Facts::read() };
+        let refused = |why: String| {
+            Problem::user(format!("--facts {}: {why}", file.display()))
+                .hint("the file is what `denovo node facts` prints on that node")
+        };
+        let text = std::fs::read(file).map_err(|e| refused(e.to_string()))?;
+        serde_json::from_slice(&text).map_err(|e| refused(e.to_string()))
     }
 
     pub fn print_plan(&self, lines: &[String]) {
@@ -125,11 +178,8 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
     crate::kernel::sys::ignore_signal(libc::SIGPIPE);
     let argv: Vec<OsString> = argv.into_iter().collect();
     match parse(&argv) {
-        Ok(cli) => dispatch(cli, false),
-        Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { 125 } else { 0 }
-        }
+        Ok(cli) => dispatch(cli, None),
+        Err(error) => usage::answer(&error, &argv),
     }
 }
 
@@ -145,7 +195,7 @@ fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
             && let Some((_, inner)) = matches.subcommand()
         {
             let global = Global::from_arg_matches(&matches)?;
-            return Ok(Cli { global, verb: (verb.read)(inner)? });
+            return Ok(Cli { version: None, global, verb: (verb.read)(inner)? });
         }
     }
     Cli::try_parse_from(argv)
@@ -221,6 +271,9 @@ fn inner(
     read(inner).map(Verb::Job)
 }
 
+/// Options before the verb whose value may be the next word.
+const TAKES_VALUE: [&str; 4] = ["--root", "--log", "--log-format", "--rootless"];
+
 /// The verb of a command line, past the options before it, with the first
 /// word that names it.
 fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
@@ -228,7 +281,7 @@ fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
     while let Some(word) = words.next() {
         let word = word.to_str()?;
         match word {
-            "--root" | "--log" | "--log-format" | "--rootless" => drop(words.next()?),
+            _ if TAKES_VALUE.contains(&word) => drop(words.next()?),
             _ if word.starts_with('-') => {}
             "job" => {
                 let word = words.next()?.to_str()?;
@@ -240,13 +293,20 @@ fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
     None
 }
 
-fn dispatch(cli: Cli, explain: bool) -> i32 {
+/// What `explain` asks for beside the command.
+#[derive(Default)]
+struct Explaining {
+    facts: Option<PathBuf>,
+}
+
+fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
     let voice = Voice { file: cli.global.log.clone(), json: cli.global.log_format == "json" };
-    let context = Context { global: cli.global, voice, explain };
+    let explain = explaining.is_some();
+    let facts = explaining.unwrap_or_default().facts;
+    let context = Context { global: cli.global, voice, explain, facts };
     if context.global.systemd_cgroup && matches!(cli.verb, Verb::Job(_)) {
-        let problem =
-            crate::problem::Problem::user("--systemd-cgroup: is for containers, not jobs")
-                .hint("leave it out: a job's control group is below the caller's, or root's own");
+        let problem = Problem::user("--systemd-cgroup: is for containers, not jobs")
+            .hint("leave it out: a job's control group is below the caller's, or root's own");
         context.voice.problems(&[problem]);
         return 125;
     }
@@ -258,6 +318,14 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
         Verb::Delete(args) => oci::delete(&context, &args),
         Verb::Run(args) => oci::run(&context, &args),
         Verb::Exec(args) => oci::exec(&context, &args),
+        Verb::Pause(args) => control::pause(&context, &args),
+        Verb::Resume(args) => control::resume(&context, &args),
+        Verb::Update(args) => control::update(&context, &args),
+        Verb::Ps(args) => inspect::ps(&context, &args),
+        Verb::Events(args) => inspect::events(&context, &args),
+        Verb::Features => inspect::features(),
+        Verb::Checkpoint(_) => inspect::not_supported("checkpoint"),
+        Verb::Restore(_) => inspect::not_supported("restore"),
         Verb::List(args) => oci::list(&context, &args),
         Verb::Spec(args) => oci::spec(&context, &args),
         Verb::Job(job::Verb::Explain(mut args)) => {
@@ -265,6 +333,7 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
             return explained(&context, args);
         }
         Verb::Job(verb) => job::run(&context, verb),
+        Verb::Image(verb) => image::run(&context, verb),
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),
     };
@@ -280,15 +349,13 @@ fn dispatch(cli: Cli, explain: bool) -> i32 {
 /// Parses the rest as a command line of its own, to be explained.
 fn explained(context: &Context, args: Explain) -> i32 {
     let argv = std::iter::once(OsString::from("denovo")).chain(args.command);
-    match parse(&argv.collect::<Vec<_>>()) {
+    let argv: Vec<OsString> = argv.collect();
+    match parse(&argv) {
         Ok(mut cli) => {
             cli.global.root = cli.global.root.or_else(|| context.global.root.clone());
             cli.global.systemd_cgroup |= context.global.systemd_cgroup;
-            dispatch(cli, true)
+            dispatch(cli, Some(Explaining { facts: args.facts }))
         }
-        Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { 125 } else { 0 }
-        }
+        Err(error) => usage::answer(&error, &argv),
     }
 }

@@ -12,6 +12,8 @@ pub mod cgroups;
 pub mod cpulist;
 pub mod distribution;
 pub mod hardware;
+pub mod lsm;
+pub mod resctrl;
 pub mod user_namespace;
 
 /// The node and the caller, as far as a decision depends on them.

@@ -21,9 +21,10 @@ pub mod devices;
 mod limits;
 pub mod scope;
 mod setting;
+pub mod update;
 
 pub use scope::Scope;
-pub use setting::Setting;
+pub use setting::{AS_IT_IS, Setting};
 
 /// Number of the capability that overrides permission bits (capabilities(7)).
 const CAP_DAC_OVERRIDE: u8 = 1;
@@ -108,6 +109,10 @@ pub struct CgroupPlan {
     /// What was asked and is left out because it is only best effort, each
     /// with its reason, for one line to the user.
     pub left_out: Vec<String>,
+    /// A group of the kernel's resource control, which is no control group
+    /// and is kept like one.
+    #[serde(default)]
+    pub resctrl: Option<spec::IntelRdt>,
 }
 
 /// Plans the groups and limits that `cgroup` asks for on the node of `facts`.
@@ -256,8 +261,17 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
         .into_iter()
         .filter(|c| (c == "memory" || c == "pids") && !needed.contains(c))
         .collect();
-    let names: Vec<&str> = path.split('/').collect();
-    let first = first_level(path, facts);
+    plan.steps.extend(enabling(&at, facts, needed, &statistics));
+    let controllers = [needed, &statistics].concat();
+    plan.groups.push(Group { at, controllers });
+}
+
+/// What lets the v2 group `at` have controllers: those that limits need, and
+/// those that are only welcome.
+fn enabling(at: &Place, facts: &Facts, needed: &[String], welcome: &[String]) -> Vec<CgroupStep> {
+    let names: Vec<&str> = at.path.split('/').collect();
+    let mut steps = Vec::new();
+    let first = first_level(&at.path, facts);
     for level in first..names.len() {
         let above = Place { path: names[..level].join("/"), ..at.clone() };
         if level > 0 && level == first {
@@ -267,20 +281,16 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
             if needed.is_empty() {
                 break;
             }
-            plan.steps.push(CgroupStep::Aside { at: above.clone() });
+            steps.push(CgroupStep::Aside { at: above.clone() });
         }
-        for (controllers, needed) in [(needed, true), (&statistics[..], false)] {
+        for (controllers, needed) in [(needed, true), (welcome, false)] {
             if !controllers.is_empty() {
-                plan.steps.push(CgroupStep::Enable {
-                    at: above.clone(),
-                    controllers: controllers.to_vec(),
-                    needed,
-                });
+                let controllers = controllers.to_vec();
+                steps.push(CgroupStep::Enable { at: above.clone(), controllers, needed });
             }
         }
     }
-    let controllers = [needed, &statistics].concat();
-    plan.groups.push(Group { at, controllers });
+    steps
 }
 
 impl Place {
@@ -374,13 +384,16 @@ impl fmt::Display for CgroupStep {
                 let whenever = if *needed { "" } else { " if possible" };
                 write!(f, "enable {} below {at}{whenever}", controllers.join(", "))
             }
+            Self::Set { at, setting: Setting::MemoryFits { bytes } } => {
+                write!(f, "check that no more than {bytes} bytes are in use in {at}")
+            }
             Self::Set { at, setting } => {
-                let files: Vec<String> = setting
-                    .files(at.version)
-                    .into_iter()
-                    .map(|(name, value)| format!("{name} = {value}"))
-                    .collect();
-                write!(f, "set {} in {at}", files.join(", "))
+                let written = |files: Vec<(String, String)>| {
+                    let files = files.into_iter().map(|(name, value)| format!("{name} = {value}"));
+                    files.collect::<Vec<String>>().join(", ")
+                };
+                let choices = setting.choices(at.version).into_iter().map(written);
+                write!(f, "set {} in {at}", choices.collect::<Vec<String>>().join(" or "))
             }
             Self::Devices { at, rules } => {
                 write!(f, "devices: {} in {at}", devices::summary(rules))

@@ -42,6 +42,9 @@ pub struct JobRecord {
     pub persistent: bool,
     /// Directory on the scratch disk to remove.
     pub scratch: Option<PathBuf>,
+    /// Where its image is mounted for this user's environments together.
+    #[serde(default)]
+    pub image_mount: Option<PathBuf>,
 }
 
 /// Held while an environment of one id is made or joined.

@@ -6,5 +6,7 @@
 
 pub mod base;
 pub mod container;
+pub mod filters;
 pub mod job;
 pub mod process;
+pub mod time;

@@ -31,12 +31,23 @@ pub fn enter(plan: &mut CgroupPlan) -> Result<Doors, Problem> {
     Ok(Doors { holder, ..doors })
 }
 
+/// Why a first process came to nothing, if it was for want of memory.
+pub fn out_of_memory(plan: &CgroupPlan) -> Option<Problem> {
+    let usage = cgroup::usage(plan);
+    usage.oom_kills.filter(|kills| *kills > 0)?;
+    let peak = usage.memory_peak.map_or(String::new(), |b| format!(" ({} KiB)", b >> 10));
+    let problem = Problem::user(format!(
+        "the environment's first process was killed: it reached the memory limit{peak}"
+    ));
+    Some(problem.hint("an environment itself takes about 1 MiB: give more memory"))
+}
+
 /// Ends whatever still runs in the groups, and removes them.
 ///
 /// # Errors
 /// A process does not end, or a group cannot be removed; it is named.
 pub fn end(plan: &CgroupPlan) -> Result<(), Problem> {
-    if plan.groups.is_empty() {
+    if plan.groups.is_empty() && plan.resctrl.is_none() {
         return Ok(());
     }
     // Most of the time nothing is left, and rmdir is the cheapest way to see.

@@ -36,6 +36,8 @@ pub struct Orders {
     pub env: Vec<String>,
     /// Where no group can hold the processes on their CPUs.
     pub affinity: Option<Vec<u32>>,
+    /// The image's mount, attached nowhere; the plan names this descriptor.
+    pub image: Option<OwnedFd>,
     /// What the environment is made for.
     pub asked: JobRequest,
 }
@@ -107,7 +109,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
         tell(&Err(vec![problem]));
         return 125;
     }
-    if let Err(e) = detach(report) {
+    if let Err(e) = detach(report, orders.image.as_ref()) {
         stage::take_back(&orders.jobs, &orders.record);
         tell(&Err(vec![Problem::kernel(format!("the monitor cannot detach: {}", e.desc()))]));
         return 125;
@@ -128,16 +130,24 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
 
 /// Away from the caller's terminal, directory and descriptors: a pipe held
 /// open here would keep its reader waiting for as long as the job runs.
-fn detach(report: &Channel) -> Result<(), Errno> {
+fn detach(report: &Channel, image: Option<&OwnedFd>) -> Result<(), Errno> {
     let _ = nix::unistd::setsid();
     nix::unistd::chdir("/")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
     crate::kernel::files::become_stdio(null.as_fd())?;
     drop(null);
-    let keep = report.as_owned().as_raw_fd() as u32;
-    sys::close_range(3, keep.saturating_sub(1))?;
-    sys::close_range(keep + 1, u32::MAX)?;
+    let mut keep = vec![report.as_owned().as_raw_fd() as u32];
+    keep.extend(image.map(|fd| fd.as_raw_fd() as u32));
+    keep.sort_unstable();
+    let mut next = 3;
+    for fd in keep {
+        if next < fd {
+            sys::close_range(next, fd - 1)?;
+        }
+        next = fd + 1;
+    }
+    sys::close_range(next, u32::MAX)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     sys::set_process_name(c"denovo-monitor")
 }
@@ -167,7 +177,10 @@ impl Monitor {
             entering: false,
             init: Some(&init::main),
         };
-        let refuse = |plan: &Plan, f: &Failure| vec![failure::explain(plan, f)];
+        let refuse = |plan: &Plan, f: &Failure| {
+            let starved = f.step.is_none().then(|| groups::out_of_memory(&plan.cgroup)).flatten();
+            vec![starved.unwrap_or_else(|| failure::explain(plan, f))]
+        };
         let born = match launch(&orders.plan, &doors, &extra) {
             Ok(born) => born,
             Err(f) => return Err(undo(&orders, refuse(&orders.plan, &f))),
@@ -246,8 +259,11 @@ impl Monitor {
         SignalFd::with_flags(&wanted, flags).ok()
     }
 
-    /// Answers until the environment is to end.
+    /// Answers until the environment is to end. What an answer brought into
+    /// memory goes again when it has been quiet for a moment.
     fn serve(&mut self, signals: Option<&SignalFd>) {
+        let quiet = PollTimeout::from(1000u16);
+        let mut grown = false;
         loop {
             let mut fds = vec![
                 PollFd::new(self.born.pidfd.as_fd(), PollFlags::POLLIN),
@@ -258,8 +274,16 @@ impl Monitor {
             fds.extend(
                 self.clients.iter().map(|c| PollFd::new(c.socket.as_fd(), PollFlags::POLLIN)),
             );
-            if poll(&mut fds, PollTimeout::NONE).is_err() {
-                continue;
+            let timeout = if grown { quiet } else { PollTimeout::NONE };
+            match poll(&mut fds, timeout) {
+                Ok(0) => {
+                    grown = false;
+                    drop(fds);
+                    sys::shrink();
+                    continue;
+                }
+                Ok(_) => grown = true,
+                Err(_) => continue,
             }
             let ready: Vec<bool> =
                 fds.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect();

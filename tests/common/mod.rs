@@ -24,10 +24,10 @@ use serde_json::{Value, json};
 pub const LONG: Duration = Duration::from_secs(300);
 
 const APPLETS: &[&str] = &[
-    "awk", "cat", "chmod", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "grep", "head",
-    "hostname", "id", "kill", "ln", "ls", "mkdir", "mknod", "mount", "od", "ps", "pwd", "readlink",
-    "rm", "sed", "seq", "sh", "sleep", "sort", "stat", "stty", "tail", "test", "touch", "tr",
-    "true", "tty", "umount", "uname", "wc",
+    "awk", "cat", "chmod", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "find", "grep",
+    "head", "hostname", "id", "kill", "ln", "ls", "mkdir", "mknod", "mount", "od", "ps", "pwd",
+    "readlink", "rm", "sed", "seq", "sh", "sleep", "sort", "stat", "stty", "tail", "test", "touch",
+    "tr", "true", "tty", "umount", "uname", "wc",
 ];
 
 /// Says why a test does not run here.
@@ -312,6 +312,11 @@ pub struct Going {
 }
 
 impl Going {
+    /// A child that writes everything into one file.
+    pub fn new(child: Child, log: &Path) -> Self {
+        Self { child, out: log.to_owned(), err: log.to_owned() }
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }

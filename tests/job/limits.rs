@@ -47,6 +47,17 @@ fn a_job_beyond_its_memory_is_told_which_limit_it_was() {
 }
 
 #[test]
+fn a_memory_limit_too_small_to_start_in_is_named() {
+    let test = "a_memory_limit_too_small_to_start_in_is_named";
+    let Some(place) = Place::root(test) else { return };
+    if lacks(test, "memory") {
+        return;
+    }
+    let ran = place.call(&["job", "run", "--memory", "64K", "--", "true"]);
+    ran.refused(&["memory limit", "give more memory"]);
+}
+
+#[test]
 fn cpus_are_for_one_job_alone_unless_shared() {
     let test = "cpus_are_for_one_job_alone_unless_shared";
     let Some(place) = Place::root(test) else { return };

@@ -53,3 +53,31 @@ fn limits_stand_in_the_plan() {
         assert!(plan.contains(words), "{words}: {plan}");
     }
 }
+
+#[test]
+fn a_plan_for_another_node_comes_from_its_facts() {
+    for place in Place::each("a_plan_for_another_node_comes_from_its_facts") {
+        let mut facts: serde_json::Value =
+            serde_json::from_str(&place.ok(&["node", "facts"])).expect("JSON");
+        // A node of cgroup v2 alone, where its root asks.
+        facts["cgroups"]["v1"] = serde_json::json!([]);
+        facts["cgroups"]["v2"] = serde_json::json!({
+            "mount": "/sys/fs/cgroup", "controllers": ["cpuset", "cpu", "memory", "pids"],
+            "own": "/", "own_controllers": ["cpuset", "cpu", "memory", "pids"], "writable": true,
+        });
+        facts["caller"]["uid"] = 0.into();
+        facts["caller"]["capabilities"] = u64::MAX.into();
+        let file = place.file("facts.json", &facts.to_string());
+        let file = file.to_str().unwrap();
+        let id = place.id("elsewhere");
+        let command = ["job", "run", "--id", &id, "--memory", "64M", "--", "true"];
+        let plan = place.ok(&[&["explain", "--facts", file][..], &command].concat());
+        assert!(plan.contains(&format!("/sys/fs/cgroup/denovo-{id}")), "{plan}");
+        assert!(plan.contains("memory.max") && !plan.contains("memory.limit_in_bytes"), "{plan}");
+
+        let none = place.file("none.json", "{}");
+        let refused =
+            place.call(&[&["explain", "--facts", none.to_str().unwrap()][..], &command].concat());
+        refused.refused(&["--facts", "none.json", "denovo node facts"]);
+    }
+}

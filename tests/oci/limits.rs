@@ -158,3 +158,31 @@ fn everything_in_the_groups_ends_with_the_container() {
     });
     assert_eq!(ran.expect(0, "run").out(), "end");
 }
+
+#[test]
+fn a_container_that_runs_out_of_memory_is_told_so() {
+    let test = "a_container_that_runs_out_of_memory_is_told_so";
+    let Some(case) = Case::root(test) else { return };
+    if crate::common::v1_directory("memory").is_none()
+        && !denovo::host::Facts::read().unwrap().cgroups.v2_has("memory")
+    {
+        return skip(test, "no controller memory");
+    }
+    let limit = |bytes: u64, script: &'static str| {
+        move |config: &mut Value| {
+            config["linux"]["resources"]["memory"] = json!({"limit": bytes});
+            crate::common::shell(config, script);
+        }
+    };
+    // So little that the first process does not even come to its program.
+    let bundle = case.bundle(limit(4096, "true"));
+    let create = ["create", "-b", bundle.to_str().unwrap(), &case.id("a")];
+    case.call(&create).refused(&["memory limit"]);
+    let bundle =
+        case.bundle(limit(32 << 20, "head -c 200000000 /dev/zero | tail -c 200000000 >/dev/null"));
+    let ran = case.call(&["run", "-b", bundle.to_str().unwrap(), &case.id("b")]);
+    assert!(ran.code() == 137 && ran.err.contains("memory limit"), "{ran:?}");
+    let bundle = case.bundle(limit(32 << 20, "sh -c 'kill -9 $$'; exit $?"));
+    let ran = case.call(&["run", "-b", bundle.to_str().unwrap(), &case.id("c")]);
+    assert!(ran.code() == 137 && !ran.err.contains("memory"), "{ran:?}");
+}

@@ -234,6 +234,42 @@ fn clocks_have_their_offsets() {
     }
 }
 
+/// The ids of the user namespace may search neither directory; the caller may.
+#[test]
+fn a_mapped_root_needs_no_way_to_its_bundle() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(case) = Case::root("a_mapped_root_needs_no_way_to_its_bundle") else { return };
+    for time in [false, true] {
+        let bundle = case.bundle(|config| {
+            namespace(config, "user", None);
+            let map = json!([{"containerID": 0, "hostID": 70_000, "size": 1000}]);
+            config["linux"]["uidMappings"] = map.clone();
+            config["linux"]["gidMappings"] = map;
+            if time {
+                namespace(config, "time", None);
+                config["linux"]["timeOffsets"] = json!({"boottime": {"secs": 5000}});
+            }
+            let source = case.directory("closed/within");
+            fs::write(source.join("word"), "seen").unwrap();
+            crate::common::add_mount(
+                config,
+                json!({"destination": "/tmp", "source": source, "options": ["rbind", "ro"]}),
+            );
+            crate::common::shell(config, "cat /tmp/word; cat /proc/self/timens_offsets");
+        });
+        for name in ["proc", "dev", "sys"] {
+            fs::create_dir(bundle.join("rootfs").join(name)).unwrap();
+        }
+        for dir in [&bundle, &case.dir.join("closed")] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let ran = case.run_bundle(&bundle).expect(0, "run");
+        assert!(ran.out.starts_with("seen"), "{ran:#?}");
+        let boottime: Vec<&str> = ran.out.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(boottime, ["boottime", if time { "5000" } else { "0" }, "0"], "{ran:#?}");
+    }
+}
+
 #[test]
 fn a_cgroup_namespace_hides_where_the_group_is() {
     let Some(case) = Case::root("a_cgroup_namespace_hides_where_the_group_is") else { return };

@@ -18,17 +18,24 @@ mod devices;
 mod directory;
 mod doors;
 mod error;
+mod oom;
 mod processes;
 mod removal;
+mod resctrl;
 mod scope;
 mod settings;
+mod stats;
+mod update;
 mod usage;
 
 pub use doors::{Doors, open_doors, place};
 pub use error::CgroupError;
-pub use processes::{freeze, kill, pids, thaw};
+pub use oom::Oom;
+pub use processes::{freeze, freezing_group, frozen, kill, pids, thaw};
 pub use removal::{remove, remove_now};
 pub use scope::Holder;
+pub use stats::stats;
+pub use update::{change, in_force};
 pub use usage::{Usage, usage};
 
 use directory::Directory;
@@ -56,7 +63,12 @@ pub fn make(plan: &CgroupPlan) -> Result<Option<Holder>, CgroupError> {
         }
         return Err(error);
     }
-    Ok(holder)
+    let made = plan.resctrl.as_ref().map_or(Ok(()), resctrl::make);
+    made.map(|()| holder).inspect_err(|_| {
+        for step in plan.steps.iter().rev().filter_map(CgroupStep::undo) {
+            let _ = undo(&step);
+        }
+    })
 }
 
 /// Carries one step out.

@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// The first [`CgroupError`]; the other hierarchies are cleared all the same.
 pub fn remove(plan: &CgroupPlan) -> Result<(), CgroupError> {
-    let mut first = Ok(());
+    let mut first = plan.resctrl.as_ref().map_or(Ok(()), super::resctrl::remove);
     for step in plan.steps.iter().rev().filter_map(|step| step.undo()) {
         let result = undo(&step);
         if first.is_ok() {
@@ -33,6 +33,7 @@ pub fn remove(plan: &CgroupPlan) -> Result<(), CgroupError> {
 /// # Errors
 /// As [`remove`], at once.
 pub fn remove_now(plan: &CgroupPlan) -> Result<(), CgroupError> {
+    plan.resctrl.as_ref().map_or(Ok(()), super::resctrl::remove)?;
     for step in plan.steps.iter().rev().filter_map(|step| step.undo()) {
         let (at, shared) = match step {
             CgroupUndo::Stop { at, scope } => {

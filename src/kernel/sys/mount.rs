@@ -86,6 +86,26 @@ pub fn mount_setattr(
     recursive: bool,
 ) -> Result<(), Errno> {
     let attr = MountAttr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    set_attr(mount, &attr, recursive)
+}
+
+/// mount_setattr(2) with `MOUNT_ATTR_IDMAP`: owners on the detached `mount`
+/// are shown as the maps of the user namespace say.
+///
+/// # Errors
+/// As mount_setattr(2).
+pub fn map_ids(
+    mount: BorrowedFd<'_>,
+    user_namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let userns_fd = user_namespace.as_raw_fd() as u64;
+    let attr =
+        MountAttr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set_attr(mount, &attr, recursive)
+}
+
+fn set_attr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: attr has the size given and outlives the call; the path is a literal.
     let rc = unsafe {
@@ -94,7 +114,7 @@ pub fn mount_setattr(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             std::mem::size_of::<MountAttr>(),
         )
     };

@@ -23,7 +23,8 @@ const LONGEST_NAME: usize = 255;
 pub(super) fn check(linux: &Linux, id: &str, facts: &Facts, found: &mut Findings) -> Cgroup {
     let privileged = facts.caller.capabilities & CAP_SYS_ADMIN != 0 && !facts.caller.nested;
     let mut path = path(linux, id, found);
-    let mut limits = resources::check(linux, facts, found);
+    let resources = linux.resources().as_ref();
+    let mut limits = resources.map(|r| resources::check(r, facts, found)).unwrap_or_default();
     let best_effort = !privileged && limits.is_empty();
     let rules = devices::rules(linux, found);
     if privileged {

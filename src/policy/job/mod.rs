@@ -31,7 +31,8 @@ pub enum Source {
     /// The node's own distribution as if freshly installed.
     Host(Distribution),
     /// A bundle's root, with the variables of its image and its account files.
-    Bundle { root: PathBuf, passwd: String, group: String, memory: u64 },
+    /// `handed`: the root is a mount attached nowhere, by its descriptor.
+    Bundle { root: PathBuf, handed: bool, passwd: String, group: String, memory: u64 },
 }
 
 /// Everything that decides what the environment is.
@@ -80,8 +81,9 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
     };
     let root = match case.source {
         Source::Host(_) => Root::Empty { writes },
-        Source::Bundle { root, .. } => Root::Overlay {
+        Source::Bundle { root, handed, .. } => Root::Overlay {
             lower: CText::lossy(root.as_os_str().as_encoded_bytes()),
+            handed: *handed,
             writes,
             own: fixtures::over_image(case),
         },
@@ -102,6 +104,8 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
         masked_paths: fixtures::MASKED.iter().map(|p| CText::lossy(*p)).collect(),
         readonly_paths: fixtures::READONLY.iter().map(|p| CText::lossy(*p)).collect(),
         cgroup,
+        intel_rdt: None,
+        net_devices: Vec::new(),
         seccomp: None,
         hooks: Hooks::default(),
         process: None,

@@ -15,8 +15,10 @@ use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
 use crate::request::job::JobRequest;
 use crate::supervise::container::Refusal;
+use crate::supervise::image as from_store;
 use crate::supervise::monitor::{self, Orders};
 use crate::supervise::stage;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,26 +31,70 @@ struct Prepared {
     bundle: String,
     scratch: Option<PathBuf>,
     cpus: Vec<u32>,
+    image: FromImage,
 }
 
-fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Prepared, Problems> {
-    let facts = Facts::read().map_err(|p| vec![p])?;
-    let person = person(request, &facts).map_err(|p| vec![p])?;
+/// What a start from an image holds on to.
+#[derive(Default)]
+struct FromImage {
+    handed: Option<OwnedFd>,
+    mount: Option<PathBuf>,
+    /// For an explanation.
+    lines: Vec<String>,
+}
+
+fn from_image(
+    jobs: &Jobs,
+    id: &str,
+    wanted: &str,
+    dry: bool,
+    warn: &dyn Fn(&str),
+) -> Result<(image::Found, FromImage), Problems> {
+    if dry {
+        let (image, lines) = from_store::explain(wanted)?;
+        return Ok((image::Found::Bundle(image), FromImage { lines, ..FromImage::default() }));
+    }
+    let base = jobs.root().parent().unwrap_or(jobs.root());
+    let ready = from_store::acquire(base, id, wanted, warn)?;
+    let held = FromImage { handed: ready.handed, mount: ready.mount, lines: Vec::new() };
+    Ok((image::Found::Bundle(ready.image), held))
+}
+
+fn prepare(
+    jobs: &Jobs,
+    id: &str,
+    request: &JobRequest,
+    facts: &Facts,
+    dry: bool,
+    warn: &dyn Fn(&str),
+) -> Result<Prepared, Problems> {
+    let person = person(request, facts).map_err(|p| vec![p])?;
     let memory = hardware::memory_total().unwrap_or(1 << 30);
-    let (source, env, bundle) = match image::resolve(request.bundle.as_deref())? {
+    let cpus = choose_cpus(jobs, request, facts).map_err(|p| vec![p])?;
+    let (found, from_image) = match &request.image {
+        Some(wanted) => from_image(jobs, id, wanted, dry, warn)?,
+        None => (image::resolve(request.bundle.as_deref())?, FromImage::default()),
+    };
+    let (source, env, bundle) = match found {
         image::Found::Host => (Source::Host(Distribution::read()), Vec::new(), "host".to_owned()),
         image::Found::Bundle(b) => {
-            let source = Source::Bundle { root: b.root, passwd: b.passwd, group: b.group, memory };
+            let (root, handed) = (b.root, from_image.handed.is_some());
+            let source = Source::Bundle { root, handed, passwd: b.passwd, group: b.group, memory };
             (source, b.env, b.name)
         }
     };
-    let cpus = choose_cpus(jobs, request, &facts).map_err(|p| vec![p])?;
     let cwd = std::env::current_dir().ok().map(|p| p.display().to_string());
     let own = person.uid == facts.caller.uid;
     let scratch = match &request.scratch {
         Some(dir) if dry => Some(dir.join(format!("denovo-{id}-PID"))),
         Some(dir) => {
-            Some(stage::make_scratch(dir, id, (person.uid, person.gid)).map_err(|p| vec![p])?)
+            let made = stage::make_scratch(dir, id, (person.uid, person.gid));
+            Some(made.map_err(|p| {
+                if let Some(mount) = &from_image.mount {
+                    from_store::release(mount, id);
+                }
+                vec![p]
+            })?)
         }
         None => None,
     };
@@ -56,7 +102,7 @@ fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Pre
     let case = Case {
         id,
         request,
-        facts: &facts,
+        facts,
         person: &person,
         source: &source,
         cpus: cpus.as_deref(),
@@ -75,7 +121,7 @@ fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Pre
             no_new_keyring: false,
             await_start: false,
         };
-        let mut plan = build::plan(&decided.spec, &facts, &options)?;
+        let mut plan = build::plan(&decided.spec, facts, &options)?;
         if let Some(cpus) = &decided.affinity {
             plan.inside.insert(0, Inside::Affinity(cpus.clone()));
         }
@@ -90,8 +136,12 @@ fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Pre
             bundle,
             scratch,
             cpus: cpus.unwrap_or_default(),
+            image: from_image,
         }),
         Err(problems) => {
+            if let Some(mount) = from_image.mount {
+                from_store::release(&mount, id);
+            }
             if let Some(dir) = scratch.filter(|_| !dry) {
                 let _ = std::fs::remove_dir(dir);
             }
@@ -100,17 +150,17 @@ fn prepare(jobs: &Jobs, id: &str, request: &JobRequest, dry: bool) -> Result<Pre
     }
 }
 
-/// The lines of `denovo explain job run|start`.
+/// The lines of `denovo explain job run|start`, on the node of `facts`.
 ///
 /// # Errors
 /// As `job run`.
-pub fn explain(base: &Path, request: &JobRequest) -> Result<Vec<String>, Refusal> {
+pub fn explain(base: &Path, request: &JobRequest, facts: &Facts) -> Result<Vec<String>, Refusal> {
     let id = request.id.clone().unwrap_or_else(rank::default_id);
     let jobs = Jobs::new(base);
     if places(base).iter().any(|jobs| connect_to(jobs, &id).is_some()) {
         return Ok(vec![format!("join the environment of job {id}, which is there")]);
     }
-    let prepared = prepare(&jobs, &id, request, true)?;
+    let prepared = prepare(&jobs, &id, request, facts, true, &|_| {})?;
     let mut lines =
         vec![format!("make directory {}; undone by removing it", jobs.directory(&id).display())];
     lines.extend(
@@ -119,6 +169,7 @@ pub fn explain(base: &Path, request: &JobRequest) -> Result<Vec<String>, Refusal
             .iter()
             .map(|d| format!("make directory {}; undone by removing it", d.display())),
     );
+    lines.extend(prepared.image.lines);
     lines.extend(prepared.plan.lines());
     lines.extend(prepared.decided.warnings.iter().map(|w| format!("not held: {w}")));
     Ok(lines)
@@ -136,11 +187,15 @@ pub(super) fn make(
     let reserving = request.cpus.is_some().then(|| jobs.lock_cpus()).transpose()?;
     // What others left when they crashed; who holds a lock is not waited for.
     let _ = stage::collect_jobs(jobs, |other| other != id);
-    let prepared = prepare(jobs, id, request, false)?;
+    let facts = Facts::read()?;
+    let prepared = prepare(jobs, id, request, &facts, false, warn)?;
     prepared.decided.warnings.iter().for_each(|w| warn(w));
     prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
     let scratch = prepared.scratch.clone();
     if let Err(problem) = jobs.make(id) {
+        if let Some(mount) = &prepared.image.mount {
+            from_store::release(mount, id);
+        }
         if let Some(dir) = scratch {
             let _ = std::fs::remove_dir(dir);
         }
@@ -160,6 +215,7 @@ pub(super) fn make(
         node_network: !request.network_none,
         persistent,
         scratch: prepared.scratch,
+        image_mount: prepared.image.mount,
     };
     let orders = Orders {
         jobs: jobs.clone(),
@@ -168,6 +224,7 @@ pub(super) fn make(
         groups: prepared.person.groups,
         env: prepared.env,
         affinity: prepared.decided.affinity,
+        image: prepared.image.handed,
         asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
