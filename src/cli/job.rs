@@ -181,6 +181,7 @@ impl Options {
             no_home: self.no_home,
             hostname: self.hostname.clone(),
             user: self.user.clone(),
+            granted: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::base;
 use super::process::ProcessName;
 use crate::plan::cgroup::CgroupPlan;
 use crate::problem::Problem;
+use crate::request::scheduler::Granted;
 
 /// All environments below one base directory.
 #[derive(Debug, Clone)]
@@ -42,6 +43,9 @@ pub struct JobRecord {
     pub persistent: bool,
     /// Directory on the scratch disk to remove.
     pub scratch: Option<PathBuf>,
+    /// The scheduler's job that it was made for by root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<Granted>,
 }
 
 /// Held while an environment of one id is made or joined.

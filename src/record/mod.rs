@@ -8,3 +8,5 @@ pub mod base;
 pub mod container;
 pub mod job;
 pub mod process;
+pub mod receipt;
+pub mod scheduler;

@@ -11,5 +11,6 @@ pub mod id;
 pub mod job;
 pub mod oci;
 pub mod root;
+pub mod scheduler;
 pub mod size;
 pub mod user;

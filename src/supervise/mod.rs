@@ -11,5 +11,7 @@ pub mod monitor;
 pub mod protocol;
 pub mod proxy;
 pub mod sockets;
+pub mod scheduler;
 pub mod stage;
+mod steps;
 pub mod terminal;

@@ -4,6 +4,7 @@ use super::{connect_to, places};
 use crate::host::distribution::Distribution;
 use crate::host::{Facts, accounts, hardware};
 use crate::image;
+use crate::kernel::acting::Acting;
 use crate::plan::Plan;
 use crate::plan::build::{self, Options};
 use crate::plan::inside::Inside;
@@ -40,7 +41,14 @@ fn prepare(
 ) -> Result<Prepared, Problems> {
     let person = person(request, facts).map_err(|p| vec![p])?;
     let memory = hardware::memory_total().unwrap_or(1 << 30);
-    let (source, env, bundle) = match image::resolve(request.bundle.as_deref())? {
+    // What a job's user names, root looks up with no more rights than that user.
+    let acting = (request.granted.is_some() && person.uid != 0)
+        .then(|| Acting::as_user(person.uid, person.gid, &person.groups))
+        .transpose()
+        .map_err(|e| vec![Problem::kernel(format!("acting as uid {}: {}", person.uid, e.desc()))])?;
+    let found = image::resolve(request.bundle.as_deref())?;
+    drop(acting);
+    let (source, env, bundle) = match found {
         image::Found::Host => (Source::Host(Distribution::read()), Vec::new(), "host".to_owned()),
         image::Found::Bundle(b) => {
             let source = Source::Bundle { root: b.root, passwd: b.passwd, group: b.group, memory };
@@ -48,8 +56,10 @@ fn prepare(
         }
     };
     let cpus = choose_cpus(jobs, request, facts).map_err(|p| vec![p])?;
-    let cwd = std::env::current_dir().ok().map(|p| p.display().to_string());
-    let own = person.uid == facts.caller.uid;
+    // Root's own directory is none of the job's user's business.
+    let own = person.uid == facts.caller.uid && request.granted.is_none();
+    let here = || std::env::current_dir().ok().map(|p| p.display().to_string());
+    let cwd = if own { here() } else { request.granted.as_ref().and_then(|g| g.work_dir.clone()) };
     let scratch = match &request.scratch {
         Some(dir) if dry => Some(dir.join(format!("denovo-{id}-PID"))),
         Some(dir) => {
@@ -65,8 +75,7 @@ fn prepare(
         person: &person,
         source: &source,
         cpus: cpus.as_deref(),
-        // Root's own directory is none of the job's user's business.
-        cwd: cwd.as_deref().filter(|_| own),
+        cwd: cwd.as_deref(),
         launcher: &rank::launcher_directories(person.uid),
         scratch: text.as_deref(),
         seed: seed(),
@@ -166,6 +175,7 @@ pub(super) fn make(
         node_network: !request.network_none,
         persistent,
         scratch: prepared.scratch,
+        granted: request.granted.clone(),
     };
     let orders = Orders {
         jobs: jobs.clone(),
