@@ -204,6 +204,19 @@ impl Spank {
         (rc == 0).then_some(value)
     }
 
+    /// The path of the program, which for a batch job is its script.
+    pub fn program(self) -> Option<String> {
+        const JOB_ARGV: c_int = 9;
+        let mut count: c_int = 0;
+        let mut values: *mut *mut c_char = std::ptr::null_mut();
+        // SAFETY: the item's type in spank.h is (int *, char ***).
+        let rc = unsafe { spank_get_item(self.0, JOB_ARGV, &raw mut count, &raw mut values) };
+        if rc != 0 || count < 1 || values.is_null() {
+            return None;
+        }
+        words(1, values).pop()
+    }
+
     /// A variable of the job, of at most 4095 bytes.
     pub fn get(self, name: &str) -> Option<String> {
         let mut buffer = [0 as c_char; 4096];

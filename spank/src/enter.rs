@@ -154,6 +154,38 @@ fn identity(path: &str) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
+/// As root: a detached mount of a directory, read-only.
+pub fn copy_of_mount(path: &str) -> Result<OwnedFd, String> {
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        user_namespace: u64,
+    }
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    let attributes = Attributes { set, clear: 0, propagation: 0, user_namespace: 0 };
+    let name = CString::new(path).map_err(|e| e.to_string())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: path and attributes have the sizes given and outlive the calls;
+    // the descriptor is checked before it is owned.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), flags);
+        done(fd, path)?;
+        let mount = OwnedFd::from_raw_fd(fd as i32);
+        let rc = libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        );
+        done(rc, path)?;
+        Ok(mount)
+    }
+}
+
 /// Mounts a detached tree where it is outside.
 fn attach(path: &str, mount: &OwnedFd) -> Result<(), String> {
     std::fs::DirBuilder::new()

@@ -22,6 +22,9 @@ use crate::abi::{self, Context, Item, Spank};
 use crate::enter;
 use crate::monitor::{self, Prolog, Step};
 
+/// Number of the step that a batch script is.
+const BATCH_STEP: u64 = 0xffff_fffb;
+
 /// Number of the step that only holds a job's place on a node.
 const EXTERN_STEP: u64 = 0xffff_fffc;
 
@@ -37,6 +40,8 @@ struct State {
     /// Why no task may run.
     refused: Option<String>,
     own_pids: Option<OwnedFd>,
+    /// The directory of a batch job's script, and a detached mount of it.
+    script: Option<(String, OwnedFd)>,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
@@ -168,25 +173,35 @@ pub fn after_the_tasks(_: Spank, _: &[String]) -> Result<(), String> {
     }
 }
 
-pub fn task_as_root(_: Spank, _: &[String]) -> Result<(), String> {
+pub fn task_as_root(spank: Spank, _: &[String]) -> Result<(), String> {
     let mut guard = state();
     let Some(state) = guard.as_mut().filter(|s| s.refused.is_none()) else { return Ok(()) };
     let Some(step) = &state.step else { return Ok(()) };
     if let Err(why) = enter::groups(step, state.job) {
         state.refused = Some(format!("denovo: {why}"));
+        return Ok(());
+    }
+    // The script of a batch job is in a directory of root's in the spool.
+    let batch = spank.number(Item::JobStepId) == Some(BATCH_STEP);
+    let script = batch.then(|| spank.program()).flatten();
+    if let Some((dir, _)) = script.as_ref().and_then(|path| path.rsplit_once('/')) {
+        match enter::copy_of_mount(dir) {
+            Ok(mount) => state.script = Some((dir.to_owned(), mount)),
+            Err(why) => state.refused = Some(format!("denovo: {why}")),
+        }
     }
     Ok(())
 }
 
 pub fn task(spank: Spank, _: &[String]) -> Result<(), String> {
-    let guard = state();
-    let Some(state) = guard.as_ref() else { return Ok(()) };
+    let mut guard = state();
+    let Some(state) = guard.as_mut() else { return Ok(()) };
     if let Some(why) = &state.refused {
         return Err(why.clone());
     }
     let Some(step) = &state.step else { return Ok(()) };
     let uid = spank.number(Item::JobUid).ok_or("denovo: Slurm tells no uid")?;
-    let mut brought = Vec::new();
+    let mut brought: Vec<(String, OwnedFd)> = state.script.take().into_iter().collect();
     for path in launchers_directories(spank, uid) {
         match monitor::bring(&state.base, state.job, &path) {
             Ok(mount) => brought.push((path, mount)),
@@ -209,7 +224,7 @@ pub fn task(spank: Spank, _: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Directories of the user's own that the MPI launcher made outside for its
+/// Directories of the user's own that an MPI launcher made outside for its
 /// ranks, below those that are private inside.
 fn launchers_directories(spank: Spank, uid: u64) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;

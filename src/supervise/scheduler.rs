@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
 use super::stage;
-use crate::host::{Facts, hardware};
+use crate::host::{Facts, accounts, hardware};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
 use crate::policy::job::check_hostname;
@@ -132,15 +132,41 @@ pub fn explain(
     job::explain(base, &request(site, call, wishes)?, facts)
 }
 
+/// The names of the other nodes, and, for the node's own srun and scontrol,
+/// MUNGE's socket and Slurm's configuration.
+fn nodes_files(host: bool) -> Vec<String> {
+    let mut all = vec!["/etc/hosts".to_owned()];
+    if !host {
+        return all;
+    }
+    all.push("/run/munge".to_owned());
+    let conf = std::env::var_os("SLURM_CONF").map(PathBuf::from);
+    let conf = conf.filter(|path| path.is_absolute()).unwrap_or("/etc/slurm/slurm.conf".into());
+    all.extend(conf.parent().filter(|dir| dir.components().count() > 2).map(|d| d.display().to_string()));
+    all.retain(|path| Path::new(path).exists());
+    all
+}
+
+/// Lines of passwd(5) for accounts that Slurm's configuration names.
+fn accounts(site: &Scheduler) -> Vec<String> {
+    let known = site.accounts.iter().filter_map(|name| accounts::user_by_name(name));
+    known
+        .map(|u| format!("{}:x:{}:{}::/nonexistent:/usr/sbin/nologin", u.name, u.uid, u.gid))
+        .collect()
+}
+
 fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest, Problem> {
     let mut binds = Vec::new();
     for text in &site.bind {
         binds.push(bind::parse(text)?);
     }
-    // Where MUNGE is, the job's own srun and scontrol need it.
-    let munge = "/run/munge";
-    if Path::new(munge).is_dir() && !binds.iter().any(|b| b.destination == munge) {
-        binds.push(bind::parse(&format!("{munge}:{munge}:ro"))?);
+    let bundle = wishes.bundle.clone().or_else(|| site.image.clone());
+    // An image has no clients of this site's Slurm, unless the site says.
+    let host = bundle.as_deref().is_none_or(|name| name == "host");
+    for path in nodes_files(host) {
+        if !binds.iter().any(|b| b.destination == path) {
+            binds.push(bind::parse(&format!("{path}:{path}:ro"))?);
+        }
     }
     binds.extend(wishes.binds.iter().cloned());
     let all = hardware::memory_total();
@@ -153,10 +179,11 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
         site::Memory::Scheduler | site::Memory::None => None,
     };
     let mut granted = call.granted.clone();
+    granted.accounts = accounts(site);
     granted.memory_follows = site.memory == site::Memory::Scheduler;
     Ok(JobRequest {
         id: Some(call.id()),
-        bundle: wishes.bundle.clone().or_else(|| site.image.clone()),
+        bundle,
         cpus: (site.cpus == site::Cpus::Choose).then_some(call.granted.cpus),
         memory,
         pids: site.pids,

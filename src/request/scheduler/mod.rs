@@ -26,6 +26,9 @@ pub struct Granted {
     pub cpus: usize,
     /// The job's working directory, if it has one; user's words.
     pub work_dir: Option<String>,
+    /// Lines of passwd(5) that it gets beside the user's own.
+    #[serde(default)]
+    pub accounts: Vec<String>,
     /// The scheduler's plugin will say how much memory the job has.
     #[serde(default)]
     pub memory_follows: bool,

@@ -100,6 +100,9 @@ pub struct Scheduler {
     pub pids: Option<u64>,
     /// Directories of the node that every job sees: SRC[:DST[:ro]].
     pub bind: Vec<String>,
+    /// Accounts beside the user's own that a job sees: those that Slurm's
+    /// configuration names, without which its commands do not run.
+    pub accounts: Vec<String>,
     /// A disk for what jobs write into their root, instead of memory.
     pub scratch: Option<PathBuf>,
     /// Whether `denovo: image=…` in a job's comment is read.
@@ -124,6 +127,7 @@ impl Default for Scheduler {
             memory: Memory::default(),
             pids: None,
             bind: Vec::new(),
+            accounts: vec!["slurm".to_owned()],
             scratch: None,
             comment: true,
             budget: 60,

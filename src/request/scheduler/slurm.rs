@@ -76,6 +76,7 @@ pub fn call(get: impl Fn(&str) -> Option<String>) -> Result<Call, Problems> {
         nodes,
         cpus: cpus.unwrap_or(1),
         work_dir,
+        accounts: Vec::new(),
         memory_follows: false,
     };
     Ok(Call { granted, uid, gid, node, status })
