@@ -69,21 +69,25 @@ const fn option(
     }
 }
 
-#[unsafe(no_mangle)]
-pub static spank_options: [SpankOption; 5] = [
+/// Registered by hand: a table named `spank_options` is not looked at in
+/// sbatch and salloc (spank(7)).
+static OPTIONS: [SpankOption; 4] = [
     option(c"image", Some(c"NAME"), c"denovo: image that the job runs in, on each of its nodes", 1),
     option(c"bundle", Some(c"DIR|NAME"), c"denovo: the same from an OCI bundle", 2),
     option(c"bind", Some(c"SRC[:DST[:ro]]"), c"denovo: bring a directory of the nodes in", 3),
     option(c"no-denovo", None, c"denovo: run on the bare nodes", 4),
-    SpankOption {
-        name: std::ptr::null(),
-        arginfo: std::ptr::null(),
-        usage: std::ptr::null(),
-        has_arg: 0,
-        val: 0,
-        cb: None,
-    },
 ];
+
+fn register(spank: Spank, _: &[String]) -> Result<(), String> {
+    for option in &OPTIONS {
+        // SAFETY: Slurm copies what the option points to, and writes nothing.
+        let rc = unsafe { spank_option_register(spank.0, (&raw const *option).cast_mut()) };
+        if rc != 0 {
+            return Err("denovo: Slurm does not take the plugin's options".to_owned());
+        }
+    }
+    Ok(())
+}
 
 extern "C" fn given(value: c_int, argument: *const c_char, _remote: c_int) -> c_int {
     guarded(|| {
@@ -135,6 +139,7 @@ pub enum Item {
 
 unsafe extern "C" {
     fn spank_context() -> c_int;
+    fn spank_option_register(spank: *mut c_void, option: *mut SpankOption) -> c_int;
     fn spank_get_item(spank: *mut c_void, item: c_int, ...) -> c_int;
     fn spank_getenv(spank: *mut c_void, name: *const c_char, to: *mut c_char, len: c_int) -> c_int;
     fn spank_setenv(
@@ -271,6 +276,7 @@ macro_rules! hooks {
 }
 
 hooks! {
+    slurm_spank_init => register;
     slurm_spank_init_post_opt => plugin::options_are_known;
     slurm_spank_user_init => plugin::before_the_tasks;
     slurm_spank_task_init_privileged => plugin::task_as_root;

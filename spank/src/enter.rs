@@ -113,7 +113,8 @@ fn in_schedulers(own: &str, controllers: &[String], job: u64) -> bool {
     own.lines().any(|line| {
         let mut fields = line.splitn(3, ':');
         let (_, names, path) = (fields.next(), fields.next(), fields.next());
-        let names: Vec<&str> = names.unwrap_or_default().split(',').filter(|n| !n.is_empty()).collect();
+        let names: Vec<&str> =
+            names.unwrap_or_default().split(',').filter(|n| !n.is_empty()).collect();
         let same = if controllers.is_empty() {
             names.is_empty()
         } else {
@@ -142,7 +143,8 @@ pub fn environment(
             attach(path, mount)?;
         }
     }
-    let places = here.iter().map(|p| p.as_path()).chain(home.map(Path::new)).chain([Path::new("/")]);
+    let places =
+        here.iter().map(|p| p.as_path()).chain(home.map(Path::new)).chain([Path::new("/")]);
     let mut stands = false;
     for place in places {
         stands = stands || std::env::set_current_dir(place).is_ok();

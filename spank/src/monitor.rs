@@ -64,7 +64,9 @@ pub fn step(base: &Path, job: u64, memory: Option<u64>) -> Result<Prolog, String
     };
     let (reply, fds) = ask(&socket, &json!({ "step": { "memory": memory } }))?;
     let step = reply.get("step").ok_or_else(|| refusal(&reply))?;
-    parse(step, fds, socket).ok_or_else(|| "the monitor's answer does not fit".to_owned()).map(|s| Prolog::Step(Box::new(s)))
+    parse(step, fds, socket)
+        .ok_or_else(|| "the monitor's answer does not fit".to_owned())
+        .map(|s| Prolog::Step(Box::new(s)))
 }
 
 /// A detached mount of a directory of the caller's own on the node.
@@ -205,9 +207,8 @@ fn ask(socket: &OwnedFd, request: &Value) -> Result<(Value, Vec<OwnedFd>), Strin
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of::<u64>() * control.len();
     // SAFETY: both buffers have the lengths given and outlive the call.
-    let length = unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
-    };
+    let length =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     if length <= 0 {
         return Err(lost());
     }

@@ -115,7 +115,8 @@ fn carried_out(
 fn drain(site: &Scheduler, node: &str, reason: &str) {
     let places = ["/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/local/slurm/bin"];
     let known = places.iter().map(|dir| Path::new(dir).join("scontrol"));
-    let Some(scontrol) = site.scontrol.clone().into_iter().chain(known).find(|p| p.is_file()) else {
+    let Some(scontrol) = site.scontrol.clone().into_iter().chain(known).find(|p| p.is_file())
+    else {
         return;
     };
     let plain = |c: char| if c.is_ascii_graphic() && !"\"'\\`".contains(c) { c } else { ' ' };

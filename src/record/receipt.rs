@@ -98,7 +98,8 @@ impl Receipts {
         let text = serde_json::to_vec(receipt).map_err(|e| Problem::ours(e.to_string()))?;
         let write = || -> std::io::Result<()> {
             let mut options = fs::OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o400).open(&new)?;
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o400).open(&new)?;
             std::io::Write::write_all(&mut file, &text)?;
             if nix::unistd::geteuid().is_root() {
                 std::os::unix::fs::fchown(&file, Some(receipt.uid), None)?;

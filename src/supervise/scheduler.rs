@@ -142,7 +142,9 @@ fn nodes_files(host: bool) -> Vec<String> {
     all.push("/run/munge".to_owned());
     let conf = std::env::var_os("SLURM_CONF").map(PathBuf::from);
     let conf = conf.filter(|path| path.is_absolute()).unwrap_or("/etc/slurm/slurm.conf".into());
-    all.extend(conf.parent().filter(|dir| dir.components().count() > 2).map(|d| d.display().to_string()));
+    all.extend(
+        conf.parent().filter(|dir| dir.components().count() > 2).map(|d| d.display().to_string()),
+    );
     all.retain(|path| Path::new(path).exists());
     all
 }

@@ -45,10 +45,8 @@ pub fn limit_memory(orders: &mut Orders, memory: Option<u64>) -> Result<(), Stri
     let limit = i64::try_from(bytes).unwrap_or(i64::MAX);
     // v1 counts memory and swap together, v2 swap alone.
     let swap = if group.at.version == Version::V2 { 0 } else { limit };
-    let settings = [
-        Setting::MemoryMax { bytes: limit },
-        Setting::SwapMax { bytes: swap, if_present: true },
-    ];
+    let settings =
+        [Setting::MemoryMax { bytes: limit }, Setting::SwapMax { bytes: swap, if_present: true }];
     for setting in settings {
         cgroup::apply(&CgroupStep::Set { at: group.at.clone(), setting })
             .map_err(|e| e.to_string())?;

@@ -36,7 +36,8 @@ pub fn call(get: impl Fn(&str) -> Option<String>) -> Result<Call, Problems> {
         }
         parsed.unwrap_or(0)
     };
-    let (job, uid, gid) = (number("SLURM_JOB_ID"), number("SLURM_JOB_UID"), number("SLURM_JOB_GID"));
+    let (job, uid, gid) =
+        (number("SLURM_JOB_ID"), number("SLURM_JOB_UID"), number("SLURM_JOB_GID"));
     let mut name = |variable: &str| {
         let value = short(&get, variable).filter(|text| is_name(text));
         if value.is_none() {
@@ -91,15 +92,14 @@ pub fn wishes(get: impl Fn(&str) -> Option<String>, comment: bool) -> Result<Wis
     let mut found = Wishes::default();
     let mut problems = Problems::new();
     let plugin = |name: &str| get(&format!("SPANK_DENOVO_{name}"));
-    let options = [("image", plugin("IMAGE")), ("bundle", plugin("BUNDLE")), ("none", plugin("NONE"))];
+    let options =
+        [("image", plugin("IMAGE")), ("bundle", plugin("BUNDLE")), ("none", plugin("NONE"))];
     let from_plugin: Vec<(String, String)> = options
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))
-        .chain(
-            plugin("BIND")
-                .into_iter()
-                .flat_map(|all| all.lines().map(|l| ("bind".to_owned(), l.to_owned())).collect::<Vec<_>>()),
-        )
+        .chain(plugin("BIND").into_iter().flat_map(|all| {
+            all.lines().map(|l| ("bind".to_owned(), l.to_owned())).collect::<Vec<_>>()
+        }))
         .collect();
     let words = if from_plugin.is_empty() && comment {
         get("SLURM_JOB_COMMENT").as_deref().map_or(Vec::new(), in_comment)
@@ -118,7 +118,10 @@ pub fn wishes(get: impl Fn(&str) -> Option<String>, comment: bool) -> Result<Wis
             "none" => found.none = true,
             "image" | "bundle" => found.bundle = Some(value),
             "bind" if found.binds.len() >= MOST_BINDS => {
-                problems.push(Problem::user(format!("--bind: more than {MOST_BINDS}")).hint("bind a directory above them"));
+                problems.push(
+                    Problem::user(format!("--bind: more than {MOST_BINDS}"))
+                        .hint("bind a directory above them"),
+                );
             }
             "bind" => match bind::parse(&value) {
                 Ok(bind) if bind.source.starts_with('/') => found.binds.push(bind),
@@ -274,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_call_is_read() {
-        let call = parsed(&[("SLURM_JOB_RESTART_COUNT", "2"), ("SLURM_JOB_WORK_DIR", "/w")]).unwrap();
+        let call =
+            parsed(&[("SLURM_JOB_RESTART_COUNT", "2"), ("SLURM_JOB_WORK_DIR", "/w")]).unwrap();
         assert_eq!((call.uid, call.gid, call.id()), (1500, 1500, "slurm-7".to_owned()));
         let g = call.granted;
         assert_eq!((g.node, g.nodes, g.cpus, g.restarts), (1, 3, 2, 2));
@@ -347,7 +351,11 @@ mod tests {
             wishes(|name| all.get(name).cloned(), comment)
         };
         let plugin = ask(
-            &[("SPANK_DENOVO_IMAGE", "x"), ("SPANK_DENOVO_BIND", "/a\n/b:/c:ro"), ("SLURM_JOB_COMMENT", "denovo: image=y")],
+            &[
+                ("SPANK_DENOVO_IMAGE", "x"),
+                ("SPANK_DENOVO_BIND", "/a\n/b:/c:ro"),
+                ("SLURM_JOB_COMMENT", "denovo: image=y"),
+            ],
             true,
         )
         .unwrap();

@@ -45,7 +45,9 @@ fn prepare(
     let acting = (request.granted.is_some() && person.uid != 0)
         .then(|| Acting::as_user(person.uid, person.gid, &person.groups))
         .transpose()
-        .map_err(|e| vec![Problem::kernel(format!("acting as uid {}: {}", person.uid, e.desc()))])?;
+        .map_err(|e| {
+            vec![Problem::kernel(format!("acting as uid {}: {}", person.uid, e.desc()))]
+        })?;
     let found = image::resolve(request.bundle.as_deref())?;
     drop(acting);
     let (source, env, bundle) = match found {
