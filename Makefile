@@ -21,7 +21,7 @@ binary  := target/denovo
 sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-images test check bench install clean
+.PHONY: help build demo demo-images test test-vm check bench install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -53,6 +53,10 @@ check: ## form, lints, unit tests: what every commit passes (under 2 minutes)
 test: ## everything CI runs: check, then the tests on the real kernel
 	@scripts/setup test
 	@scripts/test
+
+test-vm: ## the tests in virtual machines with other kernels, as root and as a user
+	@scripts/setup vm
+	@tests/vm/run $(KERNELS)
 
 bench: ## start-up and memory against crun, runc, bubblewrap and the kernel's floor
 	@scripts/setup bench

@@ -58,8 +58,8 @@ pub struct Global {
     /// Accepted for callers of runc; denovo finds out by itself
     #[arg(long, hide = true, value_name = "BOOL", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
-    /// Use systemd for control groups (not supported yet)
-    #[arg(long, hide = true)]
+    /// Have systemd make a container's control group, as a transient scope
+    #[arg(long)]
     systemd_cgroup: bool,
 }
 
@@ -304,9 +304,9 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
     let explain = explaining.is_some();
     let facts = explaining.unwrap_or_default().facts;
     let context = Context { global: cli.global, voice, explain, facts };
-    if context.global.systemd_cgroup {
-        let problem = Problem::user("--systemd-cgroup: not supported yet by denovo")
-            .hint("leave it out: denovo makes its control groups itself");
+    if context.global.systemd_cgroup && matches!(cli.verb, Verb::Job(_)) {
+        let problem = Problem::user("--systemd-cgroup: is for containers, not jobs")
+            .hint("leave it out: a job's control group is below the caller's, or root's own");
         context.voice.problems(&[problem]);
         return 125;
     }
@@ -353,6 +353,7 @@ fn explained(context: &Context, args: Explain) -> i32 {
     match parse(&argv) {
         Ok(mut cli) => {
             cli.global.root = cli.global.root.or_else(|| context.global.root.clone());
+            cli.global.systemd_cgroup |= context.global.systemd_cgroup;
             dispatch(cli, Some(Explaining { facts: args.facts }))
         }
         Err(error) => usage::answer(&error, &argv),

@@ -49,7 +49,7 @@ pub struct Making {
 }
 
 impl Making {
-    fn options(&self, detach: bool, keep: bool) -> StartOptions {
+    fn options(&self, context: &Context, detach: bool, keep: bool) -> StartOptions {
         StartOptions {
             bundle: self.bundle.clone(),
             console_socket: self.console_socket.clone(),
@@ -57,6 +57,7 @@ impl Making {
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            systemd_cgroup: context.global.systemd_cgroup,
             detach,
             keep,
         }
@@ -85,7 +86,7 @@ pub struct Run {
 }
 
 pub fn create(context: &Context, args: &Create) -> Result<i32, Refusal> {
-    let options = args.making.options(true, false);
+    let options = args.making.options(context, true, false);
     let warn = |text: &str| context.voice.warn(text);
     if context.explain {
         context.print_plan(&container::explain(
@@ -102,7 +103,7 @@ pub fn create(context: &Context, args: &Create) -> Result<i32, Refusal> {
 }
 
 pub fn run(context: &Context, args: &Run) -> Result<i32, Refusal> {
-    let options = args.making.options(args.detach, args.keep);
+    let options = args.making.options(context, args.detach, args.keep);
     let warn = |text: &str| context.voice.warn(text);
     if context.explain {
         context.print_plan(&container::explain(

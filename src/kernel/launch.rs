@@ -217,6 +217,9 @@ fn run_child(
         // is nobody in the new user namespace; some must be written to.
         let _ = sys::prctl(libc::PR_SET_DUMPABLE, 1, 0);
     }
+    if let Some(count) = extra.preserve {
+        super::inside::older::mark_inherited(3 + count as i32);
+    }
     let mut child = Child::new(channel, &doors.v1_tasks);
     child.executable = executable;
     child.seccomp = plan.seccomp.as_ref().map(|(program, flags)| (&program[..], *flags));

@@ -66,6 +66,15 @@ impl Bundle {
         note_invented_fields(&config, &mut unknown);
         Self { dir, config, unknown, root }
     }
+
+    /// Takes `linux.cgroupsPath` out, which is no path where systemd makes the
+    /// group; empty where there is none.
+    pub fn take_cgroups_path(&mut self) -> String {
+        let Some(linux) = self.config.linux_mut() else { return String::new() };
+        let path = linux.cgroups_path().as_ref().map(|p| p.to_string_lossy().into_owned());
+        linux.set_cgroups_path(None);
+        path.unwrap_or_default()
+    }
 }
 
 impl ProcessDocument {

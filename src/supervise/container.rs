@@ -37,6 +37,8 @@ pub struct StartOptions {
     pub preserve_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// The group is a scope that systemd makes.
+    pub systemd_cgroup: bool,
     pub detach: bool,
     /// Keep the record of a container that `run` saw end.
     pub keep: bool,
@@ -76,15 +78,21 @@ fn ready(
     filters: &KeptFilters,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Refusal> {
-    let bundle = Bundle::load(&options.bundle)?;
-    let Checked { spec, warnings } = policy::check_with(&bundle, id, facts, filters)?;
+    let mut bundle = Bundle::load(&options.bundle)?;
+    let asked = options.systemd_cgroup.then(|| bundle.take_cgroups_path());
+    let Checked { mut spec, warnings } = policy::check_with(&bundle, id, facts, filters)?;
+    let mut facts = std::borrow::Cow::Borrowed(facts);
+    let scope = match asked {
+        Some(path) => Some(super::scope::decide(&path, id, &mut spec, facts.to_mut())?),
+        None => None,
+    };
     for warning in &warnings {
         warn(warning);
     }
     check_terminal(&spec, options)?;
-    let plan = build::plan(
+    let mut plan = build::plan(
         &spec,
-        facts,
+        &facts,
         &Options {
             id: id.to_owned(),
             anchor: CText::default(),
@@ -93,6 +101,9 @@ fn ready(
             await_start: wait,
         },
     )?;
+    if let Some(scope) = scope {
+        plan.cgroup = plan.cgroup.in_scope(&scope);
+    }
     Ok(Ready { spec, plan, bundle })
 }
 

@@ -16,15 +16,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// A limit cannot be set, or a group cannot be made; none is left then.
 pub fn enter(plan: &mut CgroupPlan) -> Result<Doors, Problem> {
-    match cgroup::make(plan) {
-        Err(error) if plan.best_effort && error.is_permission() => *plan = CgroupPlan::default(),
+    let holder = match cgroup::make(plan) {
+        Err(error) if plan.best_effort && error.is_permission() => {
+            *plan = CgroupPlan::default();
+            None
+        }
         made => made?,
-    }
-    cgroup::open_doors(plan, None).map_err(|error| {
+    };
+    let doors = cgroup::open_doors(plan, None).map_err(|error| {
         // The first error is the one to report.
         let _ = cgroup::remove(plan);
-        error.into()
-    })
+        Problem::from(error)
+    })?;
+    Ok(Doors { holder, ..doors })
 }
 
 /// Why a first process came to nothing, if it was for want of memory.

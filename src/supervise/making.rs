@@ -79,7 +79,7 @@ impl<'a> Making<'a> {
             record,
             plan,
             hooks: spec.hooks,
-            doors: Doors { v1_tasks: Vec::new(), v2_dir: None },
+            doors: Doors::default(),
             pid: None,
             waits: false,
             agent,

@@ -17,6 +17,7 @@ pub mod monitor;
 pub mod protocol;
 pub mod proxy;
 pub mod ps;
+pub mod scope;
 pub mod sockets;
 pub mod stage;
 pub mod terminal;

@@ -24,5 +24,6 @@ mod seccomp;
 mod seccomp_agent;
 mod security;
 mod signals;
+mod systemd;
 mod terminal;
 mod update;

@@ -36,6 +36,8 @@ pub enum CgroupError {
     Undead { at: Place, pids: Vec<i32> },
     #[error("cannot act as uid {uid}: {errno}")]
     Act { uid: u32, errno: Errno },
+    #[error("systemd makes no scope {unit}: {why}")]
+    Systemd { unit: String, why: String },
     #[error("{at} does not freeze")]
     NotFrozen { at: Place },
 }
@@ -68,6 +70,7 @@ impl CgroupError {
             | Self::Occupied { .. }
             | Self::NotKept { .. }
             | Self::Undead { .. }
+            | Self::Systemd { .. }
             | Self::NotFrozen { .. } => None,
         }
     }
@@ -94,6 +97,9 @@ impl From<CgroupError> for Problem {
             {
                 Self::kernel(message).hint(running(pids))
             }
+            CgroupError::Systemd { .. } => Self::site(message).hint(
+                "see journalctl; without --systemd-cgroup denovo makes the control group itself",
+            ),
             CgroupError::NotCgroups { .. } => {
                 Self::site(message).hint("as root: mount -t cgroup2 none /sys/fs/cgroup")
             }

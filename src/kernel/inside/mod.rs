@@ -3,10 +3,12 @@
 //! Nothing here allocates on the way: the child is a fork of a process whose
 //! plan is complete, and reports a failure as step, errno and call.
 
+mod attributes;
 mod become_process;
 mod copy_up;
 mod hooks;
 mod links;
+pub mod older;
 mod place;
 mod root;
 mod seal;
@@ -326,7 +328,12 @@ impl<'a> Child<'a> {
     /// later is opened so.
     fn close_at_exec(&mut self) -> Result<(), Fault> {
         match self.preserve.take() {
-            Some(count) => sys::cloexec_from(3 + count).named("close_range"),
+            Some(count) => match sys::cloexec_from(3 + count) {
+                // Marked before the first step (see `older`); what has been
+                // opened since closes by itself.
+                Err(Errno::EINVAL) => Ok(()),
+                result => result.named("close_range"),
+            },
             None => Ok(()),
         }
     }

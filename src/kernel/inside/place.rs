@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 
+use super::attributes::{self, Change, attach_with};
 use super::{Child, Fault, Named, files, sys};
 use crate::policy::spec::{Device, Fixture, Mount, MountAttributes, MountSource};
 use crate::policy::text::CText;
@@ -32,41 +33,21 @@ pub fn write_fd_path<'b>(buffer: &'b mut [u8; 32], fd: BorrowedFd<'_>) -> &'b CS
     CStr::from_bytes_until_nul(buffer).unwrap_or(c"/proc/self/fd/")
 }
 
-/// `MOUNT_ATTR_*` on a mount, also before Linux 5.12.
-pub(super) fn set_attributes(
-    mount: BorrowedFd<'_>,
-    set: u64,
-    clear: u64,
-    recursive: bool,
-) -> Result<(), Fault> {
-    match sys::mount_setattr(mount, set, clear, recursive) {
-        Err(Errno::ENOSYS) if !recursive => remount(mount, set),
-        result => result.named("mount_setattr"),
-    }
-}
-
-fn remount(mount: BorrowedFd<'_>, set: u64) -> Result<(), Fault> {
-    let pairs = [
-        (libc::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
-        (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
-        (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
-        (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
-    ];
-    let flags: u64 = pairs.iter().filter(|(a, _)| set & a != 0).map(|(_, f)| f).sum();
-    let mut path = [0; 32];
-    let target = write_fd_path(&mut path, mount);
-    sys::mount(None, target, None, libc::MS_REMOUNT | libc::MS_BIND | flags, None).named("remount")
-}
-
-/// The attributes that a bind mount is to have, on its detached tree.
+/// The attributes that a bind mount is to have, on its detached tree, which
+/// takes Linux 5.12 as mapping its ids does.
 pub fn bind_attributes(tree: BorrowedFd<'_>, wanted: MountAttributes) -> Result<(), Fault> {
-    if wanted.set | wanted.clear != 0 {
-        set_attributes(tree, wanted.set, wanted.clear, false)?;
-    }
-    if wanted.set_recursive | wanted.clear_recursive != 0 {
-        set_attributes(tree, wanted.set_recursive, wanted.clear_recursive, true)?;
+    for change in changes(wanted).iter().filter(|change| change.set | change.clear != 0) {
+        sys::mount_setattr(tree, change.set, change.clear, change.recursive)
+            .named("mount_setattr")?;
     }
     Ok(())
+}
+
+fn changes(wanted: MountAttributes) -> [Change; 2] {
+    [
+        Change { set: wanted.set, clear: wanted.clear, recursive: false },
+        Change { set: wanted.set_recursive, clear: wanted.clear_recursive, recursive: true },
+    ]
 }
 
 impl Child<'_> {
@@ -132,8 +113,7 @@ impl Child<'_> {
             return sys::attach(tree.as_fd(), target.as_fd()).named("move_mount");
         }
         let tree = sys::clone_tree(outside.as_fd(), c"", recursive).named("open_tree")?;
-        bind_attributes(tree.as_fd(), mount.attributes)?;
-        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+        attach_with(tree.as_fd(), target.as_fd(), &changes(mount.attributes))
     }
 
     fn bind_target(&self, destination: &CText, kind: Target) -> Result<OwnedFd, Fault> {
@@ -156,8 +136,16 @@ impl Child<'_> {
         let mut path = [0; 32];
         let path = write_fd_path(&mut path, target.as_fd());
         let data = (!data.is_empty()).then_some(data.as_c_str());
-        sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data)
-            .named("mount")?;
+        match sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data) {
+            // mount(2) puts no file system onto a mount of the same one, as
+            // cgroup2 onto the node's that came with its /sys. The attributes
+            // follow below.
+            Err(Errno::EBUSY) if data.is_none() => {
+                let new = sys::detached(fstype.as_c_str()).named("mount")?;
+                sys::attach(new.as_fd(), target.as_fd()).named("move_mount")?;
+            }
+            result => result.named("mount")?,
+        }
         let wanted = mount.attributes;
         if *copy_up || mount.label.is_some() || wanted.set | wanted.clear != 0 {
             let new = self.open_in_root(mount.destination.as_c_str(), libc::O_PATH, 0)?;
@@ -170,7 +158,7 @@ impl Child<'_> {
                 super::copy_up::copy_up(target.as_fd(), new.as_fd())?;
             }
             if wanted.set | wanted.clear != 0 {
-                set_attributes(new.as_fd(), wanted.set, wanted.clear, false)?;
+                attributes::set(new.as_fd(), wanted.set, wanted.clear)?;
             }
         }
         Ok(())
@@ -360,8 +348,7 @@ impl Child<'_> {
         write_all(&file, contents)?;
         let tree = sys::clone_tree(file.as_fd(), c"", false).named("open_tree")?;
         let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC;
-        set_attributes(tree.as_fd(), set, 0, false)?;
-        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+        attach_with(tree.as_fd(), target.as_fd(), &[Change { set, clear: 0, recursive: false }])
     }
 
     pub(super) fn make_device(&self, device: &Device) -> Result<(), Fault> {

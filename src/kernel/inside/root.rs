@@ -134,7 +134,21 @@ impl Child<'_> {
             super::place::write_all(&new, &file.contents)?;
         }
         let merged = self.make_target(path.as_c_str(), Target::Directory)?;
-        mount_overlay(&lower, &upper, &work, &merged)
+        match mount_overlay(&lower, &upper, &work, &merged) {
+            // Not in a user namespace before Linux 5.11: a copy shows the same.
+            Err(Fault { errno: Errno::EPERM, .. }) => {
+                let own = |name: &std::ffi::CStr| files.iter().any(|f| f.name.as_c_str() == name);
+                let hidden = |name: &std::ffi::CStr| hide.iter().any(|h| h.as_c_str() == name);
+                for whiteout in hide.iter().map(CText::as_c_str).filter(|name| !own(name)) {
+                    let _ = files::unlink(upper.as_fd(), whiteout);
+                }
+                let leave = |name: &std::ffi::CStr| hidden(name) || own(name);
+                super::copy_up::copy_readable(lower.as_fd(), upper.as_fd(), &leave)?;
+                let tree = sys::clone_tree(upper.as_fd(), c"", false).named("open_tree")?;
+                sys::attach(tree.as_fd(), merged.as_fd()).named("move_mount")
+            }
+            result => result,
+        }
     }
 
     /// pivot_root(2) into the root, after which nothing of the node's file
@@ -163,7 +177,7 @@ impl Child<'_> {
     }
 
     pub(super) fn readonly_root(&mut self) -> Result<(), Fault> {
-        super::place::set_attributes(self.root()?, libc::MOUNT_ATTR_RDONLY, 0, false)
+        super::attributes::set(self.root()?, libc::MOUNT_ATTR_RDONLY, 0)
     }
 }
 

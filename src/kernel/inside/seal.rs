@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
+use super::attributes::{Change, attach_with};
 use super::place::write_fd_path;
 use super::{Child, Fault, Named, files, sys};
 use crate::kernel::procfs;
@@ -15,14 +16,14 @@ impl Child<'_> {
     pub(super) fn readonly_path(&mut self, path: &CText) -> Result<(), Fault> {
         let Some(target) = self.open_existing(path)? else { return Ok(()) };
         let tree = sys::clone_tree(target.as_fd(), c"", true).named("open_tree")?;
-        super::place::set_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, true)?;
-        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+        let change = Change { set: libc::MOUNT_ATTR_RDONLY, clear: 0, recursive: true };
+        attach_with(tree.as_fd(), target.as_fd(), &[change])
     }
 
     /// A mount that had to be written to until everything in it was placed.
     pub(super) fn readonly_mount(&mut self, path: &CText) -> Result<(), Fault> {
         let mount = self.open_in_root(path.as_c_str(), libc::O_PATH, 0)?;
-        super::place::set_attributes(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, false)
+        super::attributes::set(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, 0)
     }
 
     /// OCI `linux.maskedPaths`: an empty read-only directory or the null

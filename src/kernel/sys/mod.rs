@@ -11,7 +11,7 @@ mod terminal;
 
 pub use loopdev::{loop_backing, loop_configure, loop_free};
 pub use memory::{prefault, set_command_line, set_process_name, shrink};
-pub use mount::{attach, clone_tree, map_ids, mknodat, mount, mount_setattr, pivot_here};
+pub use mount::{attach, clone_tree, detached, map_ids, mknodat, mount, mount_setattr, pivot_here};
 pub use process::{ioprio_set, personality, sched_setattr, set_mempolicy, setxattr};
 pub use terminal::{pty_peer, set_controlling_terminal, set_window_size, window_size};
 
@@ -170,14 +170,23 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
 }
 
 /// close_range(2) with `CLOSE_RANGE_CLOEXEC` from `first` on: nothing of the
-/// caller's leaks through the next exec. Falls back to doing nothing where
-/// the kernel lacks it (before 5.11); the caller then walks /proc/self/fd.
+/// caller's leaks through the next exec.
 ///
 /// # Errors
-/// As close_range(2).
+/// As close_range(2); `EINVAL` before Linux 5.11.
 pub fn cloexec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: no pointers; marking descriptors changes no ownership.
     let rc = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 4u32) };
+    Errno::result(rc).map(drop)
+}
+
+/// fcntl(2) `F_SETFD` with `FD_CLOEXEC`.
+///
+/// # Errors
+/// `EBADF`: there is no such descriptor.
+pub fn set_cloexec(number: RawFd) -> Result<(), Errno> {
+    // SAFETY: no pointers; marking a descriptor changes no ownership.
+    let rc = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     Errno::result(rc).map(drop)
 }
 

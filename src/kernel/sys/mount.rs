@@ -44,6 +44,27 @@ pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     Errno::result(rc).map(drop)
 }
 
+/// fsopen(2), fsconfig(2) and fsmount(2): a file system without options,
+/// mounted nowhere yet.
+///
+/// # Errors
+/// As these calls.
+pub fn detached(fstype: &CStr) -> Result<OwnedFd, Errno> {
+    // linux/mount.h; libc lacks it.
+    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+    const CLOEXEC: libc::c_uint = 1;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: fstype is NUL-terminated and outlives the call.
+    let fs = owned(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), CLOEXEC) })?;
+    // SAFETY: this command takes no key and no value.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0)
+    };
+    Errno::result(rc)?;
+    // SAFETY: numbers only.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), CLOEXEC, 0) })
+}
+
 #[repr(C)]
 struct MountAttr {
     attr_set: u64,

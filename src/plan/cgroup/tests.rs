@@ -138,12 +138,18 @@ fn a_user_changes_nothing_above_what_is_delegated() {
     ask.path = Some("user.slice/user-1000.slice/denovo/job-1".into());
     let plan = plan(&ask, &rootless()).unwrap();
     assert_eq!(
-        lines(&plan)[1..3],
+        lines(&plan)[1..4],
         [
+            "move the processes in /sys/fs/cgroup/user.slice/user-1000.slice to denovo-callers \
+             below it",
             "enable pids below /sys/fs/cgroup/user.slice/user-1000.slice",
             "enable memory below /sys/fs/cgroup/user.slice/user-1000.slice if possible",
         ]
     );
+    // For statistics nobody is moved, and the user's group stays as it is.
+    let idle = spec::Cgroup { limits: Limits::default(), ..ask };
+    let idle = lines(&super::plan(&idle, &rootless()).unwrap());
+    assert!(idle.iter().all(|line| !line.contains("1000.slice to") && !line.contains("enable")));
     let undo = plan.steps[0].undo().unwrap().to_string();
     assert_eq!(
         undo,

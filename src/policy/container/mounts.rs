@@ -13,7 +13,6 @@ use super::paths::{below, normalise};
 use crate::host::Facts;
 use crate::policy::CText;
 use crate::policy::spec::{Mount, MountAttributes, MountSource, Namespace, Namespaces};
-use crate::problem::Problem;
 use crate::request::oci::Bundle;
 use crate::request::root::clean;
 
@@ -88,7 +87,6 @@ impl One<'_> {
     fn check(&mut self, dir: &Path, namespaces: &Namespaces, facts: &Facts) -> Option<Mount> {
         let destination = self.destination()?;
         let options = mount_options::parse(self.asked.options().as_deref().unwrap_or_default());
-        self.recursion(&options, facts);
         let fstype = self.asked.typ().as_deref().unwrap_or_default();
         // crun takes the type for the option as well.
         let bind = options.bind.or((fstype == "bind").then_some(false));
@@ -141,20 +139,6 @@ impl One<'_> {
             Err(reason) => self.refuse("destination", format!("{path:?} {reason}")),
         }
         None
-    }
-
-    fn recursion(&mut self, options: &Options, facts: &Facts) {
-        let MountAttributes { set_recursive, clear_recursive, .. } = options.attributes;
-        if set_recursive | clear_recursive != 0 && facts.kernel < (5, 12) {
-            let (major, minor) = facts.kernel;
-            self.found.push(
-                Problem::kernel(format!(
-                    "{}.options: recursive attributes need Linux 5.12, this is {major}.{minor}",
-                    self.field
-                ))
-                .hint("use the option without the leading r, and list what is mounted below"),
-            );
-        }
     }
 
     fn bind(&mut self, dir: &Path, recursive: bool, options: &Options) -> Option<MountSource> {
@@ -463,15 +447,5 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("mounts[0].type: a user cannot mount sysfs"));
         assert!(found[1].starts_with("mounts[1].options: gid=5 does not exist"));
-    }
-
-    #[test]
-    fn recursive_attributes_need_their_kernel() {
-        let mut facts = facts();
-        facts.kernel = (5, 10);
-        let config =
-            with(json!({"destination": "/a", "source": "/b", "options": ["rbind", "rro"]}));
-        let found = problems(config, &facts);
-        assert!(found[0].starts_with("mounts[0].options: recursive attributes need Linux 5.12"));
     }
 }
