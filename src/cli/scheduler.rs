@@ -33,7 +33,7 @@ pub struct PrintConfig {
     slurm: Option<String>,
     /// The file to print
     #[arg(value_name = "FILE", default_value = "slurm.conf",
-          value_parser = ["slurm.conf", "plugstack.conf", "oci.conf", "denovo.toml"])]
+          value_parser = ["slurm.conf", "plugstack.conf", "denovo.toml"])]
     file: String,
 }
 

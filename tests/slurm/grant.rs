@@ -38,7 +38,7 @@ fn a_job_that_takes_too_much_memory_is_ended_alone_and_told() {
     let Some(c) = cluster("a_job_that_takes_too_much_memory_is_ended_alone_and_told") else {
         return;
     };
-    let eat = "echo $SLURM_JOB_ID; exec tail -c 500000000 /dev/zero";
+    let eat = "echo $SLURM_JOB_ID; exec perl -e '$x = \"a\" x 500000000; print length $x'";
     let done = c.try_srun(&["-w", "n1", "-n1", "--mem=100M", "sh", "-c", eat]);
     assert_ne!(done.code, 0, "{done:?}");
     let receipt = c.receipt("n1", done.out.trim());

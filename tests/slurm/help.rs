@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::common::{is_root, skip};
 
 /// Far above what anything here takes.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(100);
 
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -79,13 +79,13 @@ impl Cluster {
         if !plugin.status.success() {
             return Err(String::from_utf8_lossy(&plugin.stderr).into_owned());
         }
-        let dir = std::env::temp_dir().join(format!("denovo-slurm-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("dn-cluster-{}", std::process::id()));
         let mut keeper = Command::new(script());
         keeper.arg("keep").arg(&dir).stdin(Stdio::piped()).stdout(Stdio::null());
         // Not in our process group: an interrupt is for the tests.
         std::os::unix::process::CommandExt::process_group(&mut keeper, 0);
         let keeper = keeper.spawn().map_err(|e| e.to_string())?;
-        let site = std::env::temp_dir().join(format!("denovo-slurm-{}.site", std::process::id()));
+        let site = std::env::temp_dir().join(format!("dn-cluster-{}.site", std::process::id()));
         fs::write(&site, SITE).map_err(|e| e.to_string())?;
         let files = format!(
             "cp {} \"$DIR/opt/denovo\"\ncp {} \"$DIR/opt/denovo_spank.so\"\nchmod 755 \"$DIR\"/opt/*\n",

@@ -119,14 +119,15 @@ fn two_users_on_one_node_do_not_see_each_other() {
 #[test]
 fn a_mistake_of_the_users_fails_the_job_and_not_the_node() {
     let Some(c) = cluster("a_mistake_of_the_users_fails_the_job_and_not_the_node") else { return };
+    c.ask("n1", "mkdir -p -m 700 /run/closed && mkdir -p /run/closed/open");
     for (option, words) in [
         ("--image=nosuch", "there is none of this name"),
         ("--bundle=/nosuch/place", "/nosuch/place"),
         ("--bind=/nosuch", "/nosuch"),
         // Root could look there, the user cannot.
-        ("--bind=/var/lib/private", "/var/lib/private"),
+        ("--bind=/run/closed/open", "/run/closed/open"),
     ] {
-        let done = c.try_srun(&[option, "true"]);
+        let done = c.try_srun(&["-w", "n1", option, "true"]);
         assert_eq!(done.code, 1, "{option}: {done:?}");
         assert!(done.err.contains("denovo: ") && done.err.contains(words), "{option}: {done:?}");
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// `file` is slurm.conf, plugstack.conf, oci.conf or denovo.toml; `version`
+/// `file` is slurm.conf, plugstack.conf or denovo.toml; `version`
 /// Slurm's, such as (22, 5); `binary` where denovo is.
 pub fn config(file: &str, version: (u32, u32), binary: &Path) -> String {
     let denovo = binary.display();
@@ -10,7 +10,6 @@ pub fn config(file: &str, version: (u32, u32), binary: &Path) -> String {
         "plugstack.conf" => "# /etc/slurm/plugstack.conf, on nodes and submit hosts\n\
              required denovo_spank.so\n"
             .to_owned(),
-        "oci.conf" => oci(version, &denovo.to_string()),
         "denovo.toml" => "# /etc/denovo/denovo.toml, on nodes\n\
              [scheduler]\n\
              #image = \"host\"            # what a job gets that asks for nothing\n\
@@ -34,19 +33,4 @@ pub fn config(file: &str, version: (u32, u32), binary: &Path) -> String {
             version.0, version.1
         ),
     }
-}
-
-/// Slurm calls the runtime once for each task; `scheduler slurm oci` makes of
-/// these calls one environment for the job.
-fn oci(version: (u32, u32), denovo: &str) -> String {
-    let spool = if version >= (26, 5) { "MountSpoolDir=/var/run/slurm/\n" } else { "" };
-    format!(
-        "# /etc/slurm/oci.conf, for Slurm {}.{:02}\n\
-         RunTimeRun=\"{denovo} scheduler slurm oci run --bundle %b %n.%u.%j.%s.%t\"\n\
-         RunTimeQuery=\"{denovo} scheduler slurm oci query %n.%u.%j.%s.%t\"\n\
-         RunTimeKill=\"{denovo} scheduler slurm oci kill %n.%u.%j.%s.%t\"\n\
-         RunTimeDelete=\"{denovo} scheduler slurm oci delete %n.%u.%j.%s.%t\"\n\
-         {spool}",
-        version.0, version.1
-    )
 }
