@@ -156,8 +156,10 @@ impl Child<'_> {
         let mut path = [0; 32];
         let path = write_fd_path(&mut path, target.as_fd());
         let data = (!data.is_empty()).then_some(data.as_c_str());
-        sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data)
-            .named("mount")?;
+        match sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data) {
+            Err(Errno::EBUSY) if fstype.as_bytes() == b"cgroup2" => over_itself(&target, *flags)?,
+            result => result.named("mount")?,
+        }
         let wanted = mount.attributes;
         if *copy_up || mount.label.is_some() || wanted.set | wanted.clear != 0 {
             let new = self.open_in_root(mount.destination.as_c_str(), libc::O_PATH, 0)?;
@@ -479,4 +481,23 @@ pub(super) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fault> {
         bytes = &bytes[done..];
     }
     Ok(())
+}
+
+/// mount(2) refuses a file system on top of itself, as where /sys came with the
+/// node's cgroup2 in it; move_mount(2) does not.
+fn over_itself(target: &OwnedFd, flags: u64) -> Result<(), Fault> {
+    use rustix::mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen,
+    };
+    let failed =
+        |call| move |e: rustix::io::Errno| Fault { call, errno: Errno::from_raw(e.raw_os_error()) };
+    let context =
+        fsopen(c"cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen of cgroup2"))?;
+    fsconfig_create(context.as_fd()).map_err(failed("fsconfig of cgroup2"))?;
+    // The first four MS_* are MOUNT_ATTR_* too; atime means nothing here.
+    let bits = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let attributes = MountAttrFlags::from_bits_retain((flags & bits) as u32);
+    let new = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(failed("fsmount of cgroup2"))?;
+    sys::attach(new.as_fd(), target.as_fd()).named("move_mount of cgroup2")
 }
