@@ -154,7 +154,8 @@ fn containerd_runs_a_command() {
     let ran = run("nothing", &["/nothing"]);
     assert!(ran.code() != 0 && ran.err.contains("no such file"), "{ran:#?}");
 
-    let script = "test -t 0 && test -t 1 && echo yes";
+    // ctr loses what comes before it has set the size.
+    let script = "sleep 1; test -t 0 && test -t 1 && echo yes; sleep 1";
     let command = containerd.run("terminal", &["--rm", "--tty"], &["sh", "-c", script]);
     let ran = containerd.in_terminal(&command);
     assert!(ran.out.contains("yes"), "{ran:#?}");
@@ -174,8 +175,17 @@ fn containerd_leads_a_task_through_its_life() {
     assert_eq!(containerd.ok(&["task", "exec", "--exec-id", "a", "life", "echo", "in"]), "in");
     let ran = containerd.call(&["task", "exec", "--exec-id", "b", "life", "sh", "-c", "exit 9"]);
     assert_eq!(ran.code(), 9, "{ran:#?}");
-    let words =
-        ["task", "exec", "--tty", "--exec-id", "c", "life", "sh", "-c", "test -t 0 && echo yes"];
+    let words = [
+        "task",
+        "exec",
+        "--tty",
+        "--exec-id",
+        "c",
+        "life",
+        "sh",
+        "-c",
+        "sleep 1; test -t 0 && echo yes; sleep 1",
+    ];
     let ran = containerd.in_terminal(&containerd.ctr(&words));
     assert!(ran.out.contains("yes"), "{ran:#?}");
 

@@ -177,7 +177,9 @@ fn two_launchers_of_one_user_do_not_meet() {
         "--",
         "sh",
         "-c",
-        "readlink /proc/self/ns/pid; touch /tmp/$PMI_RANK; sleep 0.3; ls /tmp | grep -c '^[01]$'",
+        "readlink /proc/self/ns/pid; touch /tmp/$PMI_RANK; i=0; \
+         until test -e /tmp/0 -a -e /tmp/1 || test $i = 100; do sleep 0.1; i=$((i + 1)); done; \
+         sleep 0.3; ls /tmp | grep -c '^[01]$'",
     ]
     .map(String::from);
     let start = || {

@@ -136,14 +136,17 @@ fn joining_says_what_of_its_options_comes_too_late() {
 fn what_started_it_does_not_matter_to_who_stays() {
     for place in Place::each("what_started_it_does_not_matter_to_who_stays") {
         let id = place.id("passes-on");
-        let first = place
-            .start(place.running(&["--id", &id], "echo in; readlink /proc/self/ns/pid; sleep 0.1"));
+        let mut command = place
+            .running(&["--id", &id], "echo in; readlink /proc/self/ns/pid; read -r line; true");
+        command.stdin(std::process::Stdio::piped());
+        let mut first = place.start(command);
         first.await_output("pid:");
         let mut command = place
             .running(&["--id", &id], "readlink /proc/self/ns/pid; read -r line; echo still here");
         command.stdin(std::process::Stdio::piped());
         let mut second = place.start(command);
         second.await_output("pid:");
+        drop(first.child.stdin.take());
         let first = first.wait().expect(0, "first").out();
         drop(second.child.stdin.take());
         let second = second.wait().expect(0, "second").out();
