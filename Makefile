@@ -18,10 +18,11 @@ endif
 # copy lies below a folder named after it; this one has a fixed place, and
 # `sudo make install` after `make build` needs no Rust for root.
 binary  := target/denovo
+plugin  := target/denovo_spank.so
 sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm check bench install clean
+.PHONY: help build spank demo demo-images test test-vm check bench install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -34,14 +35,29 @@ $(binary): $(sources)
 	cargo build --release --locked
 	@cp -f "$${CARGO_TARGET_DIR:-target}/$$(rustc -vV | sed -n 's/^host: //p')/release/denovo" $@
 
+spank: ## the plugin for the Slurm that is installed here: target/denovo_spank.so
+	@scripts/setup spank
+	@$(MAKE) --no-print-directory $(plugin)
+
+# With flags of its own (denovo's are for a static program), and a folder of
+# its own, so that neither build throws away the other's work.
+$(plugin): $(shell find spank -type f) Cargo.toml Cargo.lock
+	RUSTFLAGS="-C strip=symbols" cargo build --locked --package denovo-spank --profile spank --target-dir target/spank
+	@cp -f "target/spank/$$(rustc -vV | sed -n 's/^host: //p')/spank/libdenovo_spank.so" $@
+
 demo: ## a real MPI program inside and outside an environment, side by side (about 2 minutes)
 	@scripts/setup demo
 	@$(MAKE) --no-print-directory build
 	@demo/run $(binary)
 
+demo-images: ## one MPI program in Debian 11, 12 and 13 at the same time (minutes the first time)
+	@scripts/setup build images
+	@$(MAKE) --no-print-directory build
+	@demo/releases/run $(binary)
+
 check: ## form, lints, unit tests: what every commit passes (under 2 minutes)
 	@scripts/setup check
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --lib
 

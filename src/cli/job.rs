@@ -8,6 +8,7 @@ use super::Context;
 use super::say::{out, rfc3339};
 use crate::policy::text::CText;
 use crate::problem::{Problem, Problems};
+use crate::record::receipt::Receipts;
 use crate::request::bind::{self, Bind};
 use crate::request::job::JobRequest;
 use crate::request::{env, id, size};
@@ -165,6 +166,9 @@ pub struct Show {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// The receipt of one that a scheduler's job had here and that has ended
+    #[arg(long)]
+    receipt: bool,
 }
 
 impl Options {
@@ -185,6 +189,7 @@ impl Options {
             no_home: self.no_home,
             hostname: self.hostname.clone(),
             user: self.user.clone(),
+            granted: None,
         }
     }
 }
@@ -254,6 +259,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
             Ok(0)
         }
         Verb::List(args) => list(&job::list(&base), args.json),
+        Verb::Show(args) if args.receipt => receipt(&args.id, args.json),
         Verb::Show(args) => show(&job::show(&base, &args.id)?, args.json),
     }
 }
@@ -298,6 +304,51 @@ fn list(all: &[Seen], as_json: bool) -> Result<i32, Refusal> {
             rfc3339(r.created),
             r.bundle
         ));
+    }
+    Ok(0)
+}
+
+fn receipt(id: &str, as_json: bool) -> Result<i32, Refusal> {
+    let site = crate::request::scheduler::site::load()?;
+    let place = &site.receipts;
+    let found = Receipts::new(place).load(id).ok_or_else(|| {
+        Problem::user(format!("job {id:?}: no receipt of it in {} is yours", place.display()))
+            .hint("a site keeps them for some time, each for its job's user")
+    })?;
+    if as_json {
+        out(format_args!("{}", json(&found)?));
+        return Ok(0);
+    }
+    let mib = |bytes: Option<u64>| bytes.map_or("-".into(), |b| format!("{} MiB", b >> 20));
+    let seconds = |ns: Option<u64>| ns.map_or("-".into(), |n| format!("{:.3} s", n as f64 / 1e9));
+    let count = |n: Option<u64>| n.map_or("-".into(), |n| n.to_string());
+    let micros = |us: Option<u64>| us.map_or("-".into(), |n| format!("{:.1} ms", n as f64 / 1e3));
+    let (given, used, time) = (&found.given, &found.used, &found.time);
+    let cpus = match &given.cpus[..] {
+        [] => "shared".into(),
+        all => crate::policy::cpus::format_list(all),
+    };
+    let rows = [
+        ("job", found.id.clone()),
+        ("node", found.node.clone()),
+        ("user", found.uid.to_string()),
+        ("bundle", found.bundle.clone()),
+        ("from, to", format!("{}, {}", rfc3339(time.started), rfc3339(time.ended))),
+        ("to start, to end", format!("{}, {}", micros(time.to_start), micros(Some(time.to_end)))),
+        ("CPUs of its own", cpus),
+        ("CPU time", seconds(used.cpu_ns)),
+        ("memory limit, peak", format!("{}, {}", mib(given.memory), mib(used.memory_peak))),
+        ("read, written", format!("{}, {}", mib(used.io_read), mib(used.io_written))),
+        ("held back by quota", seconds(used.cpu_throttled_ns)),
+        ("killed for memory", count(used.oom_kills)),
+        ("killed at the end", found.cleaned.processes.to_string()),
+        ("exit code, signal", {
+            let text = |n: Option<i32>| n.map_or("-".into(), |n| n.to_string());
+            format!("{}, {}", text(found.exit_code), text(found.signal))
+        }),
+    ];
+    for (name, value) in rows {
+        out(format_args!("{name:<22} {value}"));
     }
     Ok(0)
 }

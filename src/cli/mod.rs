@@ -7,6 +7,7 @@ mod job;
 mod node;
 mod oci;
 pub mod say;
+mod scheduler;
 mod usage;
 
 use std::ffi::OsString;
@@ -109,6 +110,13 @@ enum Verb {
     /// The node: facts, and cleaning up after crashes
     #[command(subcommand)]
     Node(node::Verb),
+    /// Make a scheduler's job its environment on this node: Slurm's Prolog
+    Prolog,
+    /// End it: Slurm's Epilog
+    Epilog,
+    /// For a scheduler's administrator
+    #[command(subcommand)]
+    Scheduler(scheduler::Verb),
     /// Print what a command would do, step by step, without doing it
     Explain(Explain),
 }
@@ -335,6 +343,9 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
         Verb::Job(verb) => job::run(&context, verb),
         Verb::Image(verb) => image::run(&context, verb),
         Verb::Node(verb) => node::run(&context, verb),
+        Verb::Prolog => scheduler::prolog(&context),
+        Verb::Epilog => scheduler::epilog(&context),
+        Verb::Scheduler(verb) => scheduler::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),
     };
     match result {

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use super::launch::Failure;
 use crate::plan::Plan;
-use crate::plan::inside::Inside;
+use crate::plan::inside::{Inside, Lsm};
 use crate::policy::spec::{Fixture, MountSource};
 use crate::problem::Problem;
 
@@ -101,11 +101,26 @@ fn exec(program: &str, plan: &Plan, errno: Errno) -> Problem {
 
 fn inside(step: &Inside, failure: &Failure) -> Problem {
     let Failure { errno, call, .. } = failure;
-    let problem =
-        Problem::kernel(format!("cannot {}: {call}: {}", infinitive(step), describe(*errno)));
+    let field = field(step).map_or_else(String::new, |field| format!("{field}: "));
+    let what = infinitive(step);
+    let problem = Problem::kernel(format!("{field}cannot {what}: {call}: {}", describe(*errno)));
     match hint(step, *errno) {
         Some(text) => problem.hint(text),
         None => problem,
+    }
+}
+
+/// The field of config.json that a step comes from, where its line alone does
+/// not tell.
+fn field(step: &Inside) -> Option<&'static str> {
+    match step {
+        Inside::Scheduler(_) => Some("process.scheduler"),
+        Inside::IoPriority(_) => Some("process.ioPriority"),
+        Inside::Label { lsm: Lsm::AppArmor, .. } => Some("process.apparmorProfile"),
+        Inside::Label { lsm: Lsm::SeLinux, .. } => Some("process.selinuxLabel"),
+        Inside::Personality(_) => Some("linux.personality"),
+        Inside::MemoryPolicy(_) => Some("linux.memoryPolicy"),
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The only code that changes the system.
 
+pub mod acting;
 pub mod cgroup;
 pub mod channel;
 pub mod clocks;

@@ -136,6 +136,11 @@ fn hand_over(name: &str, new_name: &str, to: &OwnedFd) -> Result<Vec<Message>, F
     let netlink = Netlink::open().named("netlink socket")?;
     let (index, _) = look_up(&netlink, name)?;
     let addresses = addresses(&netlink, index)?;
+    // Kernels before 6.15 move it under its old name first and only then find
+    // the new one taken: it would be gone.
+    if within(to, || Ok(look_up(&Netlink::open().named("netlink socket")?, new_name).is_ok()))? {
+        return Err(Fault { call: "move to the container", errno: Errno::EEXIST });
+    }
     let request = Message::new(libc::RTM_NEWLINK, 0, &link_header(index, 0))
         .with(libc::IFLA_NET_NS_FD, &to.as_raw_fd().to_ne_bytes())
         .with_text(libc::IFLA_IFNAME, new_name);

@@ -47,7 +47,7 @@ impl Rank<'_> {
             return Err(Problem::user("no command is given")
                 .hint("denovo job run [OPTIONS] -- COMMAND [ARGUMENT…]"));
         }
-        let held = if self.uid == 0 { ROOT_CAPABILITIES } else { 0 };
+        let held = bounding(self.uid);
         let capabilities = Capabilities {
             bounding: held,
             effective: held,
@@ -117,6 +117,20 @@ const OF_THE_NODE: &[&str] = &[
     "_LMFILES_",
 ];
 
+/// Directories for temporary files, which are not there inside.
+pub const MOVED: [(&str, &str); 4] =
+    [("TMPDIR", "/tmp"), ("TMP", "/tmp"), ("TEMP", "/tmp"), ("TEMPDIR", "/tmp")];
+
+/// Variables of the caller that no process inside gets.
+pub fn left_outside(host: bool) -> impl Iterator<Item = &'static str> {
+    NOT_INSIDE.iter().chain(OF_THE_NODE.iter().filter(move |_| !host)).copied()
+}
+
+/// Capabilities that a process of this user may ever get inside.
+pub fn bounding(uid: u32) -> u64 {
+    if uid == 0 { ROOT_CAPABILITIES } else { 0 }
+}
+
 /// The variables of a process inside: the caller's own (its exports are part
 /// of what it asks for), over them the image's, over those the options'.
 pub fn environment(
@@ -138,11 +152,9 @@ pub fn environment(
         if !keep {
             continue;
         }
-        // A directory for temporary files that is not there inside.
-        if matches!(&*text, "TMPDIR" | "TMP" | "TEMP" | "TEMPDIR") {
-            all.set(name.as_bytes(), b"/tmp");
-        } else {
-            all.set(name.as_bytes(), value.as_bytes());
+        match MOVED.iter().find(|(moved, _)| *moved == text) {
+            Some((_, inside)) => all.set(name.as_bytes(), inside.as_bytes()),
+            None => all.set(name.as_bytes(), value.as_bytes()),
         }
     }
     if all.position(b"PATH").is_none() {

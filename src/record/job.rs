@@ -12,6 +12,7 @@ use super::base;
 use super::process::ProcessName;
 use crate::plan::cgroup::CgroupPlan;
 use crate::problem::Problem;
+use crate::request::scheduler::Granted;
 
 /// All environments below one base directory.
 #[derive(Debug, Clone)]
@@ -45,6 +46,9 @@ pub struct JobRecord {
     /// Where its image is mounted for this user's environments together.
     #[serde(default)]
     pub image_mount: Option<PathBuf>,
+    /// The scheduler's job that it was made for by root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<Granted>,
 }
 
 /// Held while an environment of one id is made or joined.

@@ -9,4 +9,6 @@ pub mod container;
 pub mod filters;
 pub mod job;
 pub mod process;
+pub mod receipt;
+pub mod scheduler;
 pub mod time;

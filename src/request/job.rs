@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::bind::Bind;
+use super::scheduler::Granted;
 
 /// The options of `job run` and `job start`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -35,6 +36,9 @@ pub struct JobRequest {
     pub hostname: Option<String>,
     /// For whom; root only. Name or uid.
     pub user: Option<String>,
+    /// The scheduler's job that it is for, if root makes it for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granted: Option<Granted>,
 }
 
 impl JobRequest {

@@ -13,6 +13,7 @@ pub mod oci;
 pub mod recipe;
 pub mod resources;
 pub mod root;
+pub mod scheduler;
 pub mod site;
 pub mod size;
 pub mod user;

@@ -24,6 +24,7 @@ use nix::sys::signal::SigSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What `exec` is told.
 #[derive(Debug, Clone)]
@@ -79,10 +80,14 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
         code: failure::exit_code(&plan, f),
     };
     let interrupts = Interrupts::hold()?;
+    if status == Status::Paused {
+        // Born into a frozen group of v2, it could not even be talked to.
+        await_resume(&record, &interrupts)?;
+    }
     let born = launch(&plan, &doors, &extra).map_err(|f| refuse(&f))?;
     let mut terminal = None;
     loop {
-        // Into a paused container it can take long.
+        // It can take long, where it is paused meanwhile.
         interrupts.wait(born.channel.as_owned().as_fd()).inspect_err(|_| {
             let _ = crate::kernel::sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
         })?;
@@ -154,6 +159,18 @@ fn below(own: &CgroupPlan, asked: &[String]) -> Result<CgroupPlan, Problem> {
         }
     }
     Ok(groups)
+}
+
+/// Waits until a paused container goes on.
+fn await_resume(record: &Record, interrupts: &Interrupts) -> Result<(), Refusal> {
+    while cgroup::frozen(&record.cgroup).map_err(Problem::from)? {
+        if !record.init.is_some_and(|init| init.alive()) {
+            return Err(not_now(&record.id, Status::Stopped).into());
+        }
+        // The freezer of v1 tells nobody when it thaws.
+        interrupts.rest(Duration::from_millis(20))?;
+    }
+    Ok(())
 }
 
 fn not_now(id: &str, status: Status) -> Problem {

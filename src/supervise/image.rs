@@ -10,15 +10,17 @@ use std::process::{Command, Stdio};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::image::import::{self, Stored};
+use crate::image::manifest::Platform;
 use crate::image::merge::{self, Bounds};
 use crate::image::site::Site;
 use crate::image::store::Flat;
 use crate::image::unpack::{Owners, Unpacker, remove};
-use crate::image::{Digest, Image, Reference, Store, bundle};
+use crate::image::{Digest, Image, Reference, Store, bundle, registry, trust};
 use crate::kernel::image_mount::{self, NotMounted};
 use crate::problem::{Problem, Problems};
 use crate::record::base;
 use crate::record::job::Jobs;
+use crate::request;
 
 /// An image as an environment's root.
 pub struct Ready {
@@ -68,14 +70,47 @@ struct Found {
     way: Way,
 }
 
-fn find(wanted: &str) -> Result<Found, Problem> {
+/// # Arguments
+/// * `warn` - told before something is fetched; without it nothing is
+fn find(wanted: &str, warn: Option<&dyn Fn(&str)>) -> Result<Found, Problem> {
     let reference: Reference = wanted.parse()?;
-    let site = Site::read()?;
-    let store = Store::of_caller(&site)?;
-    let found = store.resolve(&reference)?;
-    let stored = Stored::read(&store, &found.manifest)?;
+    let site = request::site::load()?;
+    let limits = Site(site.images.clone());
+    let store = Store::of_caller(&limits)?;
+    let (reference, manifest) = locate(&store, &site, reference, warn)?;
+    // The name and who signed it are looked at again at every use.
+    trust::require(&store, trust::of_caller(&site), &reference, &manifest)?;
+    let stored = Stored::read(&store, &manifest)?;
     let way = if by_root() { Way::Kernel } else { fuse() };
-    Ok(Found { store, stored, bounds: Bounds::of(&site), way })
+    Ok(Found { store, stored, bounds: Bounds::of(&limits), way })
+}
+
+/// An image of the stores by its name, or by the one that the site gives to
+/// names without a registry: from there it is fetched if it must be, and from
+/// nowhere else.
+fn locate(
+    store: &Store,
+    site: &request::site::Site,
+    reference: Reference,
+    warn: Option<&dyn Fn(&str)>,
+) -> Result<(Reference, Digest), Problem> {
+    let absent = match store.resolve(&reference) {
+        Ok(found) => return Ok((reference, found.manifest)),
+        Err(problem) => problem,
+    };
+    if reference.registry.is_some() || site.images.unqualified.is_none() {
+        return Err(absent);
+    }
+    let full = registry::qualify(&reference, site)?;
+    if let Ok(found) = store.resolve(&full) {
+        return Ok((full, found.manifest));
+    }
+    let Some(warn) = warn else { return Err(absent) };
+    warn(&format!("image {reference} is in no store here; fetching {full}, as the site says"));
+    let wanted =
+        registry::Pull { reference: full.clone(), platform: Platform::own(), plain_http: false };
+    let pulled = registry::pull(store, site, &wanted, &registry::Progress::new())?;
+    Ok((full, pulled.manifest))
 }
 
 /// Root whose mounts the kernel takes.
@@ -112,7 +147,7 @@ fn fuse() -> Way {
 /// # Errors
 /// There is no such image.
 pub fn explain(wanted: &str) -> Result<(Image, Vec<String>), Problems> {
-    let found = find(wanted)?;
+    let found = find(wanted, None)?;
     let line = format!("image {wanted} ({}): {}", found.stored.digest, found.way);
     let root = PathBuf::from("/proc/self/fd/IMAGE");
     Ok((described(wanted, &found.stored, root), vec![line]))
@@ -128,7 +163,7 @@ pub fn acquire(
     wanted: &str,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Problems> {
-    let found = find(wanted)?;
+    let found = find(wanted, Some(warn))?;
     let flat = import::complete(&found.store, &found.stored.digest, found.bounds, &|_| {});
     let why = match (&found.way, flat) {
         (Way::Kernel, Ok(flat)) => match by_kernel(base, &found.store, &flat)? {

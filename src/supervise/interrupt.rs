@@ -2,6 +2,7 @@
 //! taken back first.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -66,6 +67,17 @@ impl Interrupts {
                 self.check()?;
             }
         }
+    }
+
+    /// Sleeps for so long.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn rest(&self, time: Duration) -> Result<(), Refusal> {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut fds, time);
+        self.check()
     }
 
     /// Whether a signal has come.

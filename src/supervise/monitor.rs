@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::protocol::{self, Entry, Parting, Reply, Request};
-use super::{groups, init, stage};
+use super::{groups, init, stage, steps};
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, accept, receive_with};
 use crate::kernel::launch::{Born, Extra, Failure, launch};
@@ -322,6 +322,8 @@ impl Monitor {
             Ok(Some((Request::Join, _))) => self.let_in(index),
             Ok(Some((Request::Place { pid }, _))) => self.place(index, pid),
             Ok(Some((Request::Show, _))) => self.show(index),
+            Ok(Some((Request::Step { memory }, _))) => self.step(index, memory),
+            Ok(Some((Request::Bring { path }, _))) => self.bring(index, &path),
             Ok(Some((Request::Leave { report }, _))) => {
                 return self.let_out(index, Some(report));
             }
@@ -419,6 +421,39 @@ impl Monitor {
             }
         }
         last
+    }
+
+    /// Root's only: the doors are those that root opened.
+    fn step(&mut self, index: usize, memory: Option<u64>) {
+        let client = &mut self.clients[index];
+        if client.uid != 0 {
+            let why = "only root asks for a step of a scheduler".to_owned();
+            let _ = protocol::say(&client.socket, &Reply::Refused { why }, &[]);
+            return;
+        }
+        if let Err(why) = steps::limit_memory(&mut self.orders, memory) {
+            let _ = protocol::say(&client.socket, &Reply::Refused { why }, &[]);
+            return;
+        }
+        let kinds = self.namespaces.iter().map(|(kind, _)| *kind).collect();
+        let step = steps::step(&self.orders, &self.doors, kinds);
+        let fds: Vec<&OwnedFd> = self
+            .namespaces
+            .iter()
+            .map(|(_, fd)| fd)
+            .chain(&self.doors.v1_tasks)
+            .chain(&self.doors.v2_dir)
+            .collect();
+        client.joined = protocol::say(&client.socket, &Reply::Step(step), &fds).is_ok();
+    }
+
+    fn bring(&self, index: usize, path: &str) {
+        let client = &self.clients[index];
+        let brought = steps::bring(path, self.orders.record.uid);
+        let _ = match &brought {
+            Ok(mount) => protocol::say(&client.socket, &Reply::Brought, &[mount]),
+            Err(why) => protocol::say(&client.socket, &Reply::Refused { why: why.clone() }, &[]),
+        };
     }
 
     fn parting(&self, last: bool) -> Parting {

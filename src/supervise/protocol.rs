@@ -31,6 +31,16 @@ pub enum Request {
     /// End the environment.
     End,
     Show,
+    /// Root's, for one step of a scheduler's job: what its tasks need to
+    /// enter. `memory`: bytes that the scheduler gave to the job on this node.
+    Step {
+        memory: Option<u64>,
+    },
+    /// The caller's own directory on the node, such as an MPI launcher's, as
+    /// a detached mount.
+    Bring {
+        path: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,9 +57,35 @@ pub enum Reply {
         processes: usize,
         usage: Usage,
     },
+    Step(Step),
+    /// The mount follows.
+    Brought,
     Refused {
         why: String,
     },
+}
+
+/// What the tasks of a step need; the descriptors come in the order of these
+/// fields. The SPANK plugin (spank/) reads it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Step {
+    pub namespaces: Vec<Kind>,
+    /// For each cgroup v1 group whose `tasks` file follows, its controllers.
+    pub v1_doors: Vec<Vec<String>>,
+    /// Whether the cgroup v2 group's directory follows.
+    pub v2_door: bool,
+    pub uid: u32,
+    /// Capabilities (capabilities(7)) that a process of root may ever get.
+    pub bounding: u64,
+    /// Where no group can hold the processes on their CPUs.
+    pub cpus: Option<Vec<u32>>,
+    pub bundle: String,
+    /// Variables that mean nothing inside.
+    pub unset: Vec<String>,
+    /// Variables that mean another directory inside, if they are set.
+    pub moved: Vec<(String, String)>,
+    /// The image's own, `NAME=value` each.
+    pub set: Vec<String>,
 }
 
 /// What entering takes; the descriptors come in the order of these fields.

@@ -74,7 +74,7 @@ fn a_deadline_is_set_or_the_kernel_s_reason_told() {
         case.delete(&id);
     } else {
         // The kernel admits none in a cpuset, or beyond what is left.
-        ran.refused(&["scheduler policy 6", "sched_setattr"]);
+        ran.refused(&["process.scheduler", "sched_setattr"]);
     }
 }
 
@@ -104,7 +104,7 @@ fn the_io_priority_is_set() {
             let priority = json!({"class": format!("IOPRIO_CLASS_{class}"), "priority": level});
             let set = |config: &mut Value| config["process"]["ioPriority"] = priority.clone();
             if class == "RT" && case.is_rootless() {
-                case.run("true", set).refused(&["I/O priority class 1", "ioprio_set"]);
+                case.run("true", set).refused(&["process.ioPriority", "ioprio_set"]);
                 continue;
             }
             let (id, pid) = case.sleeper(class, set);
@@ -180,7 +180,7 @@ fn the_memory_policy_is_set() {
             assert!(shown.starts_with(expected), "{mode}: {text}");
         }
         let beyond = json!({"mode": "MPOL_BIND", "nodes": "1000"});
-        case.run("true", |c| c["linux"]["memoryPolicy"] = beyond).refused(&["memory policy 0x2"]);
+        case.run("true", |c| c["linux"]["memoryPolicy"] = beyond).refused(&["linux.memoryPolicy"]);
     }
 }
 
@@ -192,7 +192,10 @@ fn a_label_is_in_force_or_the_start_refused() {
     let set = |config: &mut Value| config["process"]["apparmorProfile"] = json!("denovo-none");
     if on {
         // No such profile is loaded.
-        case.run("true", set).refused(&["AppArmor profile denovo-none"]);
+        case.run("true", set).refused(&["process.apparmorProfile", "denovo-none"]);
+        let own = "cat /proc/self/attr/apparmor/current";
+        let text = case.see(own, |c| c["process"]["apparmorProfile"] = json!("unconfined"));
+        assert_eq!(text, "unconfined");
     } else {
         case.run("true", set).refused(&["process.apparmorProfile", "AppArmor is not on"]);
         case.see("true", |c| c["process"]["apparmorProfile"] = json!("unconfined"));

@@ -14,6 +14,7 @@ mod life;
 mod limits;
 mod looking;
 mod mounts;
+mod mounts_below;
 mod namespaces;
 mod net_devices;
 mod pause;

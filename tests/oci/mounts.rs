@@ -220,6 +220,53 @@ fn the_default_mounts_are_there() {
     }
 }
 
+/// As engines ask for it where the network is the node's: /sys bound, and on the
+/// cgroup2 that comes with it the container's own.
+#[test]
+fn own_groups_are_mounted_over_the_node_s() {
+    let name = "own_groups_are_mounted_over_the_node_s";
+    let Some(case) = Case::root(name) else { return };
+    let bundle = case.bundle(|config| {
+        for kind in ["user", "cgroup"] {
+            crate::common::namespace(config, kind, None);
+        }
+        crate::common::drop_namespace(config, "network");
+        let map = json!([{"containerID": 0, "hostID": 0, "size": 1000}]);
+        config["linux"]["uidMappings"] = map.clone();
+        config["linux"]["gidMappings"] = map;
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|m| !m["destination"].as_str().unwrap().starts_with("/sys"));
+        let options = json!(["nosuid", "noexec", "nodev", "ro"]);
+        for (at, kind, source) in [("/sys", "none", "/sys"), ("/sys/fs/cgroup", "cgroup", "cgroup")]
+        {
+            let mut options = options.clone();
+            if kind == "none" {
+                crate::common::push(&mut options, json!("rbind"));
+            }
+            add_mount(
+                config,
+                json!({"destination": at, "type": kind, "source": source, "options": options}),
+            );
+        }
+        crate::common::shell(
+            config,
+            "grep -c . /sys/fs/cgroup/cgroup.procs; grep ' /sys/fs/cgroup ' /proc/self/mountinfo",
+        );
+    });
+    // Where the node has cgroup v1 there, a view of our own that has not.
+    let script = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
+    let mut command = case.command("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]);
+    let run = case.denovo(&["run", "--bundle", bundle.to_str().unwrap(), &case.id("a")]);
+    command.arg(run.get_program()).args(run.get_args());
+    let ran = case.finish(command).expect(0, "run");
+    let lines = ran.lines();
+    // Its own processes only: those of the node's root group are many more.
+    assert!(lines[0].parse::<u32>().unwrap() <= 3, "{ran:#?}");
+    let last = lines.last().unwrap();
+    assert!(last.contains("ro,nosuid,nodev,noexec") && last.contains("cgroup2"), "{ran:#?}");
+}
+
 /// OCI config.md, "Mounts": the runtime must mount entries in the listed order.
 #[test]
 fn mounts_are_made_in_the_listed_order() {
@@ -421,4 +468,37 @@ fn a_destination_that_is_swapped_meanwhile_leads_nowhere_else() {
         stop.store(true, Ordering::Relaxed);
         assert_eq!(found.concat(), "", "made on the node");
     });
+}
+
+#[test]
+fn a_tmpfs_starts_with_what_it_covers() {
+    use std::os::unix::fs::PermissionsExt;
+    for case in Case::each("a_tmpfs_starts_with_what_it_covers") {
+        let bundle = case.bundle(|config| {
+            crate::common::shell(
+                config,
+                "cat /etc/app/conf /etc/app/sub/more; readlink /etc/app/link
+                stat -c '%a %u' /etc/app/conf /etc/app/sub; echo new > /etc/app/conf
+                cat /etc/app/conf; grep -c ' /etc/app .* - tmpfs ' /proc/self/mountinfo",
+            );
+            add_mount(
+                config,
+                json!({"destination": "/etc/app", "type": "tmpfs", "source": "x",
+                    "options": ["tmpcopyup", "mode=755"]}),
+            );
+        });
+        let app = bundle.join("rootfs/etc/app");
+        fs::create_dir_all(app.join("sub")).unwrap();
+        fs::write(app.join("conf"), "old\n").unwrap();
+        fs::write(app.join("sub/more"), "more\n").unwrap();
+        symlink("/nowhere", app.join("link")).unwrap();
+        fs::set_permissions(app.join("conf"), fs::Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(app.join("sub"), fs::Permissions::from_mode(0o750)).unwrap();
+        for path in ["", "sub", "conf", "sub/more", "link"] {
+            case.give(&app.join(path));
+        }
+        let ran = case.run_bundle(&bundle).expect(0, "tmpcopyup");
+        assert_eq!(ran.out(), "old\nmore\n/nowhere\n640 0\n750 0\nnew\n1", "{ran:#?}");
+        assert_eq!(fs::read_to_string(app.join("conf")).unwrap(), "old\n");
+    }
 }

@@ -197,3 +197,36 @@ fn explain_shows_what_an_update_would_write() {
     assert_ne!(value("pids", &id, "pids.max"), "12");
     case.delete(&id);
 }
+
+#[test]
+fn each_option_sets_its_limit_on_cgroup_v2() {
+    let test = "each_option_sets_its_limit_on_cgroup_v2";
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let has = |name: &str| controllers.split_whitespace().any(|controller| controller == name);
+    if !["cpu", "cpuset", "memory", "pids"].into_iter().all(has) {
+        return skip(test, "cgroup v2 lacks cpu, cpuset, memory or pids here");
+    }
+    let Some(case) = Case::root(test) else { return };
+    let (id, _) = case.sleeper("a", |_| {});
+    let value = |file: &str| {
+        let path = PathBuf::from(format!("/sys/fs/cgroup/denovo-{id}")).join(file);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
+    for (options, file, found) in [
+        (&["--memory", "64M"][..], "memory.max", "67108864"),
+        (&["--memory-swap", "96M"], "memory.max", "67108864"),
+        (&["--memory-reservation", "32M"], "memory.low", "33554432"),
+        (&["--pids-limit", "77"], "pids.max", "77"),
+        (&["--cpu-share", "512"], "cpu.weight", "59"),
+        (&["--cpu-quota", "20000"], "cpu.max", "20000 100000"),
+        (&["--cpu-period", "50000"], "cpu.max", "20000 50000"),
+        (&["--cpuset-cpus", "0"], "cpuset.cpus", "0"),
+    ] {
+        case.ok(&[&["update"], options, &[&id]].concat());
+        assert_eq!(value(file).trim(), found, "{options:?}");
+    }
+    let told = case.call(&["update", "--pids-limit", "33", "--cpuset-cpus", "8191", &id]);
+    told.refused(&["CPU list"]);
+    assert_eq!((value("pids.max").trim(), value("cpuset.cpus").trim()), ("77", "0"));
+    case.delete(&id);
+}

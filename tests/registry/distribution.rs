@@ -15,15 +15,15 @@ use crate::common::{Case, skip, until};
 use crate::site::{command, image, pull, store};
 
 /// A docker-registry of the test's own.
-struct Registry {
+pub struct Registry {
     process: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Registry {
     /// `None` where there is no docker-registry, which is said. `http` is the
     /// rest of the table `http` of its configuration, `more` is further tables.
-    fn start(test: &str, case: &Case, http: &str, more: &str) -> Option<Self> {
+    pub fn start(test: &str, case: &Case, http: &str, more: &str) -> Option<Self> {
         for program in ["docker-registry", "skopeo", "umoci", "buildah", "htpasswd", "openssl"] {
             let known = Command::new("sh").args(["-c", "command -v \"$0\"", program]).output();
             if !known.is_ok_and(|o| o.status.success()) {
@@ -51,7 +51,7 @@ impl Registry {
         Some(Self { process, address: free.to_string() })
     }
 
-    fn name(&self, rest: &str) -> String {
+    pub fn name(&self, rest: &str) -> String {
         format!("{}/{rest}", self.address)
     }
 }

@@ -89,3 +89,53 @@ fn a_container_starts_without_the_sites_file() {
     let ran = case.finish(command).expect(0, "run");
     assert_eq!(ran.out(), "ran");
 }
+
+/// `denovo job run` on a site that says `site`, with the case's own store.
+fn job(case: &Case, site: &str, id: &str, args: &[&str]) -> Ran {
+    let file = case.dir.join("denovo.toml");
+    let stores = format!("[images]\nstores = [{:?}]\n", store(case).display());
+    std::fs::write(&file, site.replacen("[images]\n", &stores, 1)).unwrap();
+    let mut command = case.denovo(&["job", "run", "--id", id, "--network", "none", "--no-home"]);
+    command.args(["--image", args[0], "--"]).args(&args[1..]);
+    command.env("DENOVO_CONFIG", file).env("HOME", &case.dir);
+    command.env_remove("XDG_DATA_HOME").env_remove("REGISTRY_AUTH_FILE");
+    let ran = case.finish(command);
+    let jobs = case.state().join("jobs");
+    let records = || std::fs::read_dir(&jobs).into_iter().flatten().count();
+    crate::common::until("the job's record is gone", || records() == 0);
+    ran
+}
+
+#[test]
+fn a_job_fetches_only_what_the_site_sends_it_for_and_trusts() {
+    let test = "a_job_fetches_only_what_the_site_sends_it_for_and_trusts";
+    // A user's jobs: root's store is the node's own.
+    let Some(case) = Case::user(test) else { return };
+    let Some(registry) = crate::distribution::Registry::start(test, &case, "", "") else { return };
+    let recipe = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles/busybox");
+    image(&case, "", &["build", recipe.to_str().unwrap()]).expect(0, "build");
+    let name = registry.name("hpc/busybox:1");
+    image(&case, "", &["push", "busybox", &name, "--plain-http"]).expect(0, "push");
+
+    // Not without the site's word.
+    let ran = job(&case, "[images]\n", &case.id("a"), &["busybox:1", "true"]);
+    ran.refused(&["image busybox:1", "none of this name"]);
+    let site = format!(
+        "[images]\nunqualified = \"{0}/hpc\"\n[registry.\"{0}\"]\nplain-http = true\n",
+        registry.address
+    );
+    let ran = job(&case, &site, &case.id("b"), &["busybox:1", "sh", "-c", "busybox | head -n 1"]);
+    let ran = ran.expect(0, "fetched");
+    assert!(ran.out.starts_with("BusyBox v"), "{ran:?}");
+    assert!(ran.err.contains(&format!("fetching {name}, as the site says")), "{ran:?}");
+    drop(registry);
+    let ran = job(&case, &site, &case.id("c"), &["busybox:1", "true"]).expect(0, "from the store");
+    assert!(!ran.err.contains("fetching"), "{ran:?}");
+    // Trust is looked at when it is used, not only when it came.
+    let strict = format!("{site}[trust]\nallow = [\"other.example/**\"]\n");
+    job(&case, &strict, &case.id("d"), &["busybox:1", "true"]).refused(&["none of those"]);
+    let strict = format!("{site}[trust]\nrequire-digest = true\n");
+    job(&case, &strict, &case.id("e"), &["busybox:1", "true"]).refused(&["by digest"]);
+
+    let _ = std::fs::remove_dir_all(case.state());
+}

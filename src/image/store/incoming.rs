@@ -218,12 +218,18 @@ fn abandoned(path: &Path) -> bool {
     let mut parts = name.split(',').skip(1);
     let (at, pid) = (parts.next(), parts.next().and_then(|p| p.parse::<u32>().ok()));
     match (at, pid) {
-        (Some(at), Some(pid)) if at == host() => {
-            pid != std::process::id() && !Path::new(&format!("/proc/{pid}")).exists()
-        }
+        (Some(at), Some(pid)) if at == host() => pid != std::process::id() && !runs(pid),
         (Some(_), Some(_)) => age(path).is_some_and(|seconds| seconds > ABANDONED),
         _ => false,
     }
+}
+
+/// Whether a process is there and has not ended; one that nobody has waited
+/// for yet (`Z`, proc_pid_stat(5)) writes no more.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().map(str::trim_start).unwrap_or_default();
+    !state.is_empty() && !state.starts_with(['Z', 'X'])
 }
 
 fn age(path: &Path) -> Option<u64> {

@@ -194,8 +194,9 @@ impl Directory {
         CgroupError::Write { path: self.path.join(file), value: value.to_owned(), errno }
     }
 
-    pub fn not_kept(&self, file: &str, asked: &str, found: &str) -> CgroupError {
+    pub fn not_kept(&self, what: &str, file: &str, asked: &str, found: &str) -> CgroupError {
         CgroupError::NotKept {
+            what: what.to_owned(),
             path: self.path.join(file),
             asked: asked.to_owned(),
             found: found.to_owned(),

@@ -159,7 +159,12 @@ fn inherit_cpuset(at: &Place) -> Result<(), CgroupError> {
                 // Empty again would be found only when the first process joins.
                 let found = group.read(file)?;
                 if found.trim().is_empty() {
-                    return Err(group.not_kept(file, list.trim(), found.trim()));
+                    return Err(group.not_kept(
+                        "cpuset of the group above",
+                        file,
+                        list.trim(),
+                        found.trim(),
+                    ));
                 }
             }
         }

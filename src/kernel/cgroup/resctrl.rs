@@ -35,7 +35,7 @@ fn fill(rdt: &IntelRdt, top: &Directory) -> Result<(), CgroupError> {
     if rdt.existing {
         let found = group.read("schemata")?;
         if let Some(line) = rdt.schemata.iter().find(|line| !has(&found, line)) {
-            return Err(group.not_kept("schemata", line, found.trim()));
+            return Err(group.not_kept("linux.intelRdt", "schemata", line, found.trim()));
         }
     } else {
         for line in &rdt.schemata {

@@ -44,7 +44,7 @@ pub(super) fn set(group: &Directory, setting: &Setting) -> Result<(), CgroupErro
     for (file, asked) in files {
         let found = group.read(&file)?;
         if !kept(&file, &asked, found.trim()) {
-            return Err(group.not_kept(&file, &asked, found.trim()));
+            return Err(group.not_kept(setting.name(), &file, &asked, found.trim()));
         }
     }
     Ok(())

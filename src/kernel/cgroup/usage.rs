@@ -38,6 +38,19 @@ pub struct Usage {
     pub pids_peak: Option<u64>,
     /// Forks that the process limit refused.
     pub pids_limit_hits: Option<u64>,
+    /// Bytes from and to block devices.
+    #[serde(default)]
+    pub io_read: Option<u64>,
+    #[serde(default)]
+    pub io_written: Option<u64>,
+    /// Nanoseconds in which some process waited for CPU, memory, I/O
+    /// (kernel document accounting/psi, "some"); cgroup v2 only.
+    #[serde(default)]
+    pub stalled_cpu_ns: Option<u64>,
+    #[serde(default)]
+    pub stalled_memory_ns: Option<u64>,
+    #[serde(default)]
+    pub stalled_io_ns: Option<u64>,
 }
 
 /// Reads what the groups of `plan` have used. A group that is gone, or a
@@ -51,6 +64,14 @@ pub fn usage(plan: &CgroupPlan) -> Usage {
     }
     if let Some(group) = plan.v2().and_then(open) {
         usage.cpu_time_v2(&group);
+    }
+    if let Some(group) = plan.v2().and_then(open) {
+        usage.stalls(&group);
+    }
+    if let Some(group) = plan.with("blkio").and_then(open) {
+        usage.io_v1(&group);
+    } else if let Some(group) = plan.v2().and_then(open) {
+        usage.io_v2(&group);
     }
     if let Some(group) = plan.with("cpu").and_then(open) {
         usage.throttling(&group);
@@ -83,6 +104,43 @@ impl Usage {
         self.cpu_ns = self.cpu_ns.or_else(|| ns("usage_usec"));
         self.cpu_user_ns = self.cpu_user_ns.or_else(|| ns("user_usec"));
         self.cpu_system_ns = self.cpu_system_ns.or_else(|| ns("system_usec"));
+    }
+
+    fn stalls(&mut self, group: &Directory) {
+        let total = |file| {
+            let text = group.read(file).ok()?;
+            let some = text.lines().find(|line| line.starts_with("some "))?;
+            let us: u64 = some.split(' ').find_map(|w| w.strip_prefix("total=")?.parse().ok())?;
+            us.checked_mul(1000)
+        };
+        self.stalled_cpu_ns = total("cpu.pressure");
+        self.stalled_memory_ns = total("memory.pressure");
+        self.stalled_io_ns = total("io.pressure");
+    }
+
+    /// Kernel document cgroup-v1/blkio-controller: `MAJOR:MINOR Read BYTES`.
+    fn io_v1(&mut self, group: &Directory) {
+        let files =
+            ["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service_bytes"];
+        let Some(text) = files.iter().find_map(|file| group.read(file).ok()) else { return };
+        let sum = |what: &str| {
+            let lines = text.lines().filter_map(|line| {
+                let mut words = line.split(' ').skip(1);
+                (words.next() == Some(what)).then(|| words.next()?.parse::<u64>().ok()).flatten()
+            });
+            Some(lines.sum())
+        };
+        (self.io_read, self.io_written) = (sum("Read"), sum("Write"));
+    }
+
+    /// Kernel document cgroup-v2, "IO Interface Files".
+    fn io_v2(&mut self, group: &Directory) {
+        let Ok(text) = group.read("io.stat") else { return };
+        let sum = |key: &str| {
+            let values = text.split_ascii_whitespace().filter_map(|w| w.strip_prefix(key));
+            Some(values.filter_map(|v| v.parse::<u64>().ok()).sum())
+        };
+        (self.io_read, self.io_written) = (sum("rbytes="), sum("wbytes="));
     }
 
     /// Kernel document scheduler/sched-bwc, "Statistics".

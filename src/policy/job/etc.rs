@@ -205,7 +205,7 @@ pub(super) fn files(case: &Case<'_>) -> Vec<LayeredFile> {
             ),
         ),
         file("machine-id", format!("{machine}\n")),
-        file("passwd", with_user(passwd, case.person)),
+        file("passwd", with_accounts(with_user(passwd, case.person), case)),
         file("group", with_groups(group, case.person)),
     ];
     if matches!(case.source, Source::Host(_)) {
@@ -213,6 +213,19 @@ pub(super) fn files(case: &Case<'_>) -> Vec<LayeredFile> {
         files.push(file("fstab", String::new()));
     }
     files
+}
+
+/// The accounts that a scheduler's commands look for.
+fn with_accounts(mut passwd: String, case: &Case<'_>) -> String {
+    let more = case.request.granted.iter().flat_map(|g| &g.accounts);
+    for line in more {
+        let name = line.split(':').next().unwrap_or_default();
+        if !passwd.lines().any(|l| l.split(':').next() == Some(name)) {
+            passwd.push_str(line);
+            passwd.push('\n');
+        }
+    }
+    passwd
 }
 
 /// Accounts of a system that nobody was added to.

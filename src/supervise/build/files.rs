@@ -130,8 +130,13 @@ pub fn host(store: &Store, epoch: u64, work: &Path, line: &Line) -> Result<Packe
     for left_out in ["proc", "sys", "dev", "run", "tmp", "root", "home", "var/tmp"] {
         run.arg(format!("--exclude=./{left_out}/*"));
     }
+    if !nix::unistd::geteuid().is_root() {
+        // Nobody's, as this user sees them inside.
+        run.args(["--owner=0", "--group=0"]);
+    }
     run.args(["--ignore-failed-read", "--warning=no-file-ignored", "--directory=/", "."]);
-    run.stdin(Stdio::null());
+    // A job brings its caller's working directory in; this one brings nothing.
+    run.current_dir("/").stdin(Stdio::null());
     let tar = program::start(&mut run, work, "tar")?;
     layer(store, "tar in an environment of this node's distribution", tar, line)
 }

@@ -41,18 +41,18 @@ pub fn layer(
     let mut encoder = GzEncoder::new(store.incoming(None)?, Compression::new(6));
     let (mut buffer, mut size) = (vec![0; 1 << 18], 0u64);
     let copied = loop {
-        match output.read(&mut buffer) {
+        // Whole buffers: what deflate makes of the same bytes depends on the
+        // pieces in which they come, and a pipe's are never the same.
+        let n = match fill(&mut output, &mut buffer) {
             Ok(0) => break Ok(()),
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                size += n as u64;
-                line.says(&format!("packing, {} MiB", size >> 20));
-                if let Err(e) = encoder.write_all(&buffer[..n]) {
-                    break Err(encoder.get_ref().problem(&e));
-                }
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(n) => n,
             Err(e) => break Err(Problem::kernel(format!("{what}: {e}"))),
+        };
+        hasher.update(&buffer[..n]);
+        size += n as u64;
+        line.says(&format!("packing, {} MiB", size >> 20));
+        if let Err(e) = encoder.write_all(&buffer[..n]) {
+            break Err(encoder.get_ref().problem(&e));
         }
     };
     drop(output);
@@ -65,6 +65,20 @@ pub fn layer(
     })?;
     let (blob, size) = writer.finish()?;
     Ok(Packed { blob, size, diff_id: hasher.finish() })
+}
+
+/// As much as fits, or is left.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match source.read(&mut buffer[n..]) {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(n)
 }
 
 /// GNU tar over a root: sorted, with numbers for owners, no file newer than

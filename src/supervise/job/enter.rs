@@ -66,7 +66,7 @@ fn leave(
     }
 }
 
-pub(super) fn wait_closed(socket: &OwnedFd) {
+pub(in crate::supervise) fn wait_closed(socket: &OwnedFd) {
     while let Ok(Some(_)) = protocol::hear::<Reply>(socket) {}
 }
 

@@ -4,6 +4,7 @@ use super::{connect_to, places};
 use crate::host::distribution::Distribution;
 use crate::host::{Facts, accounts, hardware};
 use crate::image;
+use crate::kernel::acting::Acting;
 use crate::plan::Plan;
 use crate::plan::build::{self, Options};
 use crate::plan::inside::Inside;
@@ -60,6 +61,19 @@ fn from_image(
     Ok((image::Found::Bundle(ready.image), held))
 }
 
+/// What a job's user names, root looks up with no more rights than that user.
+fn bundle_of(request: &JobRequest, person: &Person) -> Result<image::Found, Problems> {
+    let acting = (request.granted.is_some() && person.uid != 0)
+        .then(|| Acting::as_user(person.uid, person.gid, &person.groups))
+        .transpose()
+        .map_err(|e| {
+            vec![Problem::kernel(format!("acting as uid {}: {}", person.uid, e.desc()))]
+        })?;
+    let found = image::resolve(request.bundle.as_deref())?;
+    drop(acting);
+    Ok(found)
+}
+
 fn prepare(
     jobs: &Jobs,
     id: &str,
@@ -73,7 +87,7 @@ fn prepare(
     let cpus = choose_cpus(jobs, request, facts).map_err(|p| vec![p])?;
     let (found, from_image) = match &request.image {
         Some(wanted) => from_image(jobs, id, wanted, dry, warn)?,
-        None => (image::resolve(request.bundle.as_deref())?, FromImage::default()),
+        None => (bundle_of(request, &person)?, FromImage::default()),
     };
     let (source, env, bundle) = match found {
         image::Found::Host => (Source::Host(Distribution::read()), Vec::new(), "host".to_owned()),
@@ -83,8 +97,10 @@ fn prepare(
             (source, b.env, b.name)
         }
     };
-    let cwd = std::env::current_dir().ok().map(|p| p.display().to_string());
-    let own = person.uid == facts.caller.uid;
+    // Root's own directory is none of the job's user's business.
+    let own = person.uid == facts.caller.uid && request.granted.is_none();
+    let here = || std::env::current_dir().ok().map(|p| p.display().to_string());
+    let cwd = if own { here() } else { request.granted.as_ref().and_then(|g| g.work_dir.clone()) };
     let scratch = match &request.scratch {
         Some(dir) if dry => Some(dir.join(format!("denovo-{id}-PID"))),
         Some(dir) => {
@@ -106,8 +122,7 @@ fn prepare(
         person: &person,
         source: &source,
         cpus: cpus.as_deref(),
-        // Root's own directory is none of the job's user's business.
-        cwd: cwd.as_deref().filter(|_| own),
+        cwd: cwd.as_deref(),
         launcher: &rank::launcher_directories(person.uid),
         scratch: text.as_deref(),
         seed: seed(),
@@ -216,6 +231,7 @@ pub(super) fn make(
         persistent,
         scratch: prepared.scratch,
         image_mount: prepared.image.mount,
+        granted: request.granted.clone(),
     };
     let orders = Orders {
         jobs: jobs.clone(),

@@ -3,7 +3,8 @@
 mod enter;
 mod make;
 
-use enter::{execute, tell, wait_closed, write_receipt};
+pub(super) use enter::wait_closed;
+use enter::{execute, tell, write_receipt};
 pub use make::explain;
 use make::make;
 
@@ -17,6 +18,7 @@ use crate::problem::Problem;
 use crate::record::base;
 use crate::record::job::{JobRecord, Jobs};
 use crate::request::job::JobRequest;
+use crate::request::scheduler::Granted;
 use crate::supervise::container::Refusal;
 use crate::supervise::protocol::{self, Entry, Reply, Request};
 use crate::supervise::proxy::Signals;
@@ -106,6 +108,46 @@ pub fn start(base: &Path, request: &JobRequest, warn: &dyn Fn(&str)) -> Result<S
     }
     make(&jobs, &id, request, true, warn)?;
     Ok(id)
+}
+
+/// Whether an environment had to be made for a scheduler's job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured {
+    Made,
+    /// An earlier call for this very run of the job made it.
+    Stood,
+}
+
+/// The environment of a scheduler's job, as `request.granted` says: made, or
+/// found made. One that another run of the job, or another user's job with
+/// this id, has left is ended first.
+///
+/// # Errors
+/// It cannot be made, or what was left cannot be ended.
+pub fn ensure(
+    base: &Path,
+    request: &JobRequest,
+    id: &str,
+    uid: u32,
+    warn: &dyn Fn(&str),
+) -> Result<Ensured, Refusal> {
+    let jobs = Jobs::new(base);
+    let _lock = jobs.lock(id)?;
+    if let Some(joined) = join_when_ready(&jobs, id)? {
+        let same = |a: &Granted, b: &Granted| {
+            (&a.cluster, a.job, a.restarts) == (&b.cluster, b.job, b.restarts)
+        };
+        let made = joined.entry.asked.granted.as_ref().zip(request.granted.as_ref());
+        if joined.entry.uid == uid && made.is_some_and(|(a, b)| same(a, b)) {
+            return Ok(Ensured::Stood);
+        }
+        warn(&format!("job {id}: an environment of an earlier run stood here and is ended"));
+        ask(&joined.socket, &Request::End)?;
+        wait_closed(&joined.socket);
+        join_when_ready(&jobs, id)?;
+    }
+    make(&jobs, id, request, true, warn)?;
+    Ok(Ensured::Made)
 }
 
 /// `job exec`: runs a command in an environment that is there.
@@ -229,11 +271,11 @@ fn confused() -> Problem {
         .hint("another version of denovo may have made it; end it with that one")
 }
 
-fn connect_to(jobs: &Jobs, id: &str) -> Option<OwnedFd> {
+pub(super) fn connect_to(jobs: &Jobs, id: &str) -> Option<OwnedFd> {
     connect(&jobs.socket(id)).ok()
 }
 
-fn ask(socket: &OwnedFd, request: &Request) -> Result<Reply, Problem> {
+pub(super) fn ask(socket: &OwnedFd, request: &Request) -> Result<Reply, Problem> {
     let lost =
         |e: nix::errno::Errno| Problem::kernel(format!("the environment's monitor: {}", e.desc()));
     protocol::say(socket, request, &[]).map_err(lost)?;

@@ -1,0 +1,186 @@
+//! What a batch scheduler calls, and what its administrator needs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::{Args, Subcommand};
+
+use super::Context;
+use super::say::out;
+use crate::problem::Problem;
+use crate::request::scheduler::site::{self, Scheduler};
+use crate::request::scheduler::{slurm, slurm_config};
+use crate::supervise::container::Refusal;
+use crate::supervise::scheduler::{self, sentence};
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Slurm
+    #[command(subcommand)]
+    Slurm(Slurm),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Slurm {
+    /// Print the configuration that lets Slurm use denovo
+    PrintConfig(PrintConfig),
+}
+
+#[derive(Debug, Args)]
+pub struct PrintConfig {
+    /// Version of Slurm, such as 22.05 [default: the one installed here]
+    #[arg(long, value_name = "VERSION")]
+    slurm: Option<String>,
+    /// The file to print
+    #[arg(value_name = "FILE", default_value = "slurm.conf",
+          value_parser = ["slurm.conf", "plugstack.conf", "denovo.toml"])]
+    file: String,
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn only_root() -> Result<(), Problem> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Problem::user("prolog and epilog are for root").hint("slurmd calls them (slurm.conf)"))
+}
+
+pub fn prolog(context: &Context) -> Result<i32, Refusal> {
+    if !context.explain {
+        only_root()?;
+    }
+    let site = site::load()?;
+    let call = slurm::call(variable)?;
+    let wishes = slurm::wishes(variable, site.comment);
+    if context.explain {
+        let facts = context.facts()?;
+        let lines = scheduler::explain(&context.base(), &site, &call, &wishes?, &facts)?;
+        context.print_plan(&lines);
+        return Ok(0);
+    }
+    let warn = |text: &str| context.voice.warn(text);
+    carried_out(context, &site, &call.node, "prolog", || {
+        scheduler::prolog(&context.base(), &site, &call, wishes.clone(), &warn)
+    })
+}
+
+pub fn epilog(context: &Context) -> Result<i32, Refusal> {
+    if !context.explain {
+        only_root()?;
+    }
+    let site = site::load()?;
+    let call = slurm::call(variable)?;
+    if context.explain {
+        context.print_plan(&[
+            format!("end the environment of job {} with everything in it", call.id()),
+            format!("write its receipt below {}", site.receipts.display()),
+        ]);
+        return Ok(0);
+    }
+    let warn = |text: &str| context.voice.warn(text);
+    carried_out(context, &site, &call.node, "epilog", || {
+        scheduler::epilog(&context.base(), &site, &call, &warn)
+    })
+}
+
+/// Within the site's budget; a failure drains the node with its reason.
+fn carried_out(
+    context: &Context,
+    site: &Scheduler,
+    node: &str,
+    what: &str,
+    work: impl Fn() -> Result<(), Refusal>,
+) -> Result<i32, Refusal> {
+    let told = |refusal: Refusal| {
+        // Before Slurm does it with a reason that says nothing.
+        drain(site, node, &format!("denovo {what}: {}", sentence(&refusal.problems)));
+        refusal
+    };
+    let work = || match work() {
+        Ok(()) => 0,
+        Err(refusal) => {
+            let refusal = told(refusal);
+            context.voice.problems(&refusal.problems);
+            1
+        }
+    };
+    scheduler::within(site.budget, what, work).map_err(|problem| told(problem.into()))
+}
+
+/// Tells Slurm why the node is not to be used. Its own words for a failed
+/// prolog are "Prolog error"; it keeps a reason that is there already.
+fn drain(site: &Scheduler, node: &str, reason: &str) {
+    let places = ["/usr/bin", "/usr/local/bin", "/opt/slurm/bin", "/usr/local/slurm/bin"];
+    let known = places.iter().map(|dir| Path::new(dir).join("scontrol"));
+    let Some(scontrol) = site.scontrol.clone().into_iter().chain(known).find(|p| p.is_file())
+    else {
+        return;
+    };
+    let plain = |c: char| if c.is_ascii_graphic() && !"\"'\\`".contains(c) { c } else { ' ' };
+    let reason: String = reason.chars().map(plain).take(200).collect();
+    let mut command = Command::new(scontrol);
+    command
+        .args(["update", &format!("NodeName={node}"), "State=DRAIN", &format!("Reason={reason}")])
+        .env_clear()
+        .envs(variable("SLURM_CONF").map(|path| ("SLURM_CONF", path)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // What the node cannot tell, slurmd still does by the exit code.
+    let _ = command.status();
+}
+
+pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
+    let Verb::Slurm(Slurm::PrintConfig(args)) = verb;
+    let _ = context;
+    let version = match args.slurm {
+        Some(text) => parse_version(&text).ok_or_else(|| {
+            Problem::user(format!("--slurm {text:?}: is no version of Slurm"))
+                .hint("such as 22.05 or 24.11.5")
+        })?,
+        None => installed().ok_or_else(|| {
+            Problem::user("no Slurm is installed here: slurmd -V gives no version")
+                .hint("name one with --slurm VERSION")
+        })?,
+    };
+    let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/local/bin/denovo"));
+    out(format_args!("{}", slurm_config::config(&args.file, version, &binary).trim_end()));
+    Ok(0)
+}
+
+/// `22.05.8` or `slurm-wlm 22.05.8` as (22, 5).
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let word = text.split_ascii_whitespace().last()?;
+    let mut parts = word.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn installed() -> Option<(u32, u32)> {
+    let ask = |program: &str| Command::new(program).arg("-V").stderr(Stdio::null()).output().ok();
+    ["slurmd", "/usr/sbin/slurmd", "srun"].iter().find_map(|program| {
+        let output = ask(program).filter(|o| o.status.success())?;
+        parse_version(&String::from_utf8_lossy(&output.stdout))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_version;
+
+    #[test]
+    fn versions() {
+        for (text, expected) in [
+            ("slurm-wlm 22.05.8\n", Some((22, 5))),
+            ("slurm 24.11.5", Some((24, 11))),
+            ("22.05", Some((22, 5))),
+            ("22", None),
+            ("", None),
+            ("slurm x.y", None),
+        ] {
+            assert_eq!(parse_version(text), expected, "{text}");
+        }
+    }
+}

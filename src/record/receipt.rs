@@ -1,0 +1,196 @@
+//! Receipts: what ended environments were given and what they used, for as
+//! long as the site keeps them.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::base;
+use crate::kernel::cgroup::Usage;
+use crate::problem::Problem;
+use crate::request::scheduler::Granted;
+
+/// One job on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    /// Of this form: 1.
+    pub version: u32,
+    pub id: String,
+    pub node: String,
+    pub uid: u32,
+    pub gid: u32,
+    /// The scheduler's job, where there is one.
+    pub job: Option<Granted>,
+    pub bundle: String,
+    pub given: Given,
+    pub used: Usage,
+    pub time: Times,
+    pub cleaned: Cleaned,
+    /// The job's exit status as wait(2) has it, where the scheduler tells.
+    pub status: Option<i32>,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    /// What could not be done as asked, or not be cleaned up.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Given {
+    /// By number; empty: none of its own.
+    pub cpus: Vec<u32>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    pub pids: Option<u64>,
+    pub node_network: bool,
+    /// Kinds of namespaces(7) that it had for itself.
+    pub namespaces: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Times {
+    /// Seconds since 1970.
+    pub started: u64,
+    pub ended: u64,
+    /// Microseconds that making it took, and ending it.
+    pub to_start: Option<u64>,
+    pub to_end: u64,
+}
+
+/// What was there at the end and is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cleaned {
+    /// Processes that were killed.
+    pub processes: u64,
+    /// Bytes in its /dev/shm and /tmp.
+    pub shm: Option<u64>,
+    pub message_queues: Option<u64>,
+    pub scratch: bool,
+}
+
+/// All receipts of a node.
+pub struct Receipts {
+    dir: PathBuf,
+}
+
+impl Receipts {
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    fn name(id: &str, started: u64) -> String {
+        format!("{id}.{started}.json")
+    }
+
+    /// Keeps one: root's, readable by the job's group-less owner.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn save(&self, receipt: &Receipt) -> Result<(), Problem> {
+        base::own_directory(&self.dir, 0o755, nix::unistd::geteuid().as_raw())?;
+        let path = self.dir.join(Self::name(&receipt.id, receipt.time.started));
+        let new = self.dir.join(format!("=new.{}", std::process::id()));
+        let text = serde_json::to_vec(receipt).map_err(|e| Problem::ours(e.to_string()))?;
+        let write = || -> std::io::Result<()> {
+            let mut options = fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o400).open(&new)?;
+            std::io::Write::write_all(&mut file, &text)?;
+            if nix::unistd::geteuid().is_root() {
+                std::os::unix::fs::fchown(&file, Some(receipt.uid), None)?;
+            }
+            fs::rename(&new, &path)
+        };
+        write().map_err(|e| {
+            let _ = fs::remove_file(&new);
+            Problem::site(format!("{}: cannot be written: {e}", path.display()))
+                .hint("free some space there")
+        })
+    }
+
+    /// The last receipt of an id that the caller may read.
+    pub fn load(&self, id: &str) -> Option<Receipt> {
+        let mut found: Vec<(u64, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(&self.dir).ok()?.flatten() {
+            let name = entry.file_name();
+            let started = name.to_str().and_then(|n| {
+                n.strip_prefix(id)?.strip_prefix('.')?.strip_suffix(".json")?.parse().ok()
+            });
+            found.extend(started.map(|s| (s, entry.path())));
+        }
+        found.sort();
+        found.iter().rev().find_map(|(_, path)| serde_json::from_slice(&fs::read(path).ok()?).ok())
+    }
+
+    /// Removes those older than `days`, then the oldest until the rest has
+    /// at most `bytes`.
+    pub fn prune(&self, now: u64, days: u64, bytes: u64) {
+        let mut all: Vec<(u64, u64, PathBuf)> = fs::read_dir(&self.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let meta = entry.metadata().ok().filter(|m| m.is_file())?;
+                Some((u64::try_from(meta.mtime()).unwrap_or(0), meta.len(), entry.path()))
+            })
+            .collect();
+        all.sort();
+        let mut total: u64 = all.iter().map(|(_, size, _)| size).sum();
+        for (at, size, path) in all {
+            let old = at.saturating_add(days.saturating_mul(86_400)) < now;
+            if (old || total > bytes) && fs::remove_file(path).is_ok() {
+                total -= size;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(id: &str, started: u64) -> Receipt {
+        Receipt {
+            version: 1,
+            id: id.to_owned(),
+            node: "n1".to_owned(),
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: 0,
+            job: None,
+            bundle: "host".to_owned(),
+            given: Given::default(),
+            used: Usage::default(),
+            time: Times { started, ..Times::default() },
+            cleaned: Cleaned::default(),
+            status: Some(256),
+            exit_code: Some(1),
+            signal: None,
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_last_of_an_id_is_found_and_old_ones_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let receipts = Receipts::new(&dir.path().join("r"));
+        for (id, started) in [("slurm-1", 5), ("slurm-1", 70), ("slurm-12", 90)] {
+            receipts.save(&receipt(id, started)).unwrap();
+        }
+        assert_eq!(receipts.load("slurm-1").unwrap().time.started, 70);
+        assert!(receipts.load("slurm").is_none());
+        let files = || fs::read_dir(dir.path().join("r")).unwrap().count();
+        let now = std::time::SystemTime::now();
+        let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        receipts.prune(now, 1, u64::MAX);
+        assert_eq!(files(), 3);
+        receipts.prune(now, 1, 1200);
+        assert!((1..3).contains(&files()), "{}", files());
+        receipts.prune(now + 2 * 86_400, 1, u64::MAX);
+        assert_eq!(files(), 0);
+    }
+}

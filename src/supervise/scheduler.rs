@@ -1,0 +1,434 @@
+//! The beginning and the end of a scheduler's job on this node.
+//!
+//! What goes wrong is the user's matter or the node's: the scheduler drains a
+//! node whose prolog or epilog fails, so a wish that cannot be met must not
+//! look like a broken node. The test is not whose words the error has, but
+//! whether an environment without the wishes can be made.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::job::{self, Ensured, ask, connect_to, wait_closed};
+use super::protocol::{Reply, Request};
+use super::stage;
+use crate::host::{Facts, accounts, hardware};
+use crate::kernel::cgroup;
+use crate::kernel::sys::{self, Forked};
+use crate::policy::job::check_hostname;
+use crate::problem::{Problem, Problems};
+use crate::record::job::{JobRecord, Jobs};
+use crate::record::receipt::{Cleaned, Given, Receipt, Receipts, Times};
+use crate::record::scheduler::{Note, Notes, Phase};
+use crate::request::bind;
+use crate::request::job::JobRequest;
+use crate::request::scheduler::site::{self, Scheduler};
+use crate::request::scheduler::{Call, Wishes};
+use crate::supervise::container::Refusal;
+
+/// How long a job's end is remembered, in seconds: a prolog that comes later
+/// than its epilog makes nothing.
+const REMEMBERED: u64 = 20;
+
+/// How long the processes of a job may take to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes the job's environment. A wish that cannot be met is written down for
+/// the job's tasks, and is no failure.
+///
+/// # Errors
+/// The node cannot make environments.
+pub fn prolog(
+    base: &Path,
+    site: &Scheduler,
+    call: &Call,
+    wishes: Result<Wishes, Problems>,
+    warn: &dyn Fn(&str),
+) -> Result<(), Refusal> {
+    let (begun, notes, id) = (Instant::now(), Notes::new(base), call.id());
+    notes.sweep(now(), REMEMBERED);
+    if notes.load(&id).is_some_and(|note| ended_before(&note, call)) {
+        warn(&format!("job {id} has ended on this node already"));
+        return Ok(());
+    }
+    let note = |phase, why| Note {
+        phase,
+        granted: call.granted.clone(),
+        uid: call.uid,
+        why,
+        at: now(),
+        took: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+    };
+    let refuse = |problems: &Problems| {
+        let why = sentence(problems);
+        warn(&format!("job {id}: {why}"));
+        notes.save(&id, &note(Phase::Refused, Some(why)))
+    };
+    let wishes = match wishes {
+        Ok(wishes) if wishes.none => {
+            notes.save(&id, &note(Phase::None, None))?;
+            return Ok(());
+        }
+        Ok(wishes) => wishes,
+        Err(problems) => return Ok(refuse(&problems)?),
+    };
+    let request = request(site, call, &wishes)?;
+    match ensure(base, &request, call, warn) {
+        Ok(Ensured::Stood) => Ok(()),
+        Ok(Ensured::Made) => Ok(notes.save(&id, &note(Phase::Made, None))?),
+        Err(refusal) if wishes.is_empty() => Err(refusal),
+        Err(refusal) => {
+            let plain = self::request(site, call, &Wishes::default())?;
+            ensure(base, &plain, call, warn)?;
+            end(base, &id)?;
+            Ok(refuse(&refusal.problems)?)
+        }
+    }
+}
+
+/// A late prolog must not make what nobody ends; a job that was requeued may
+/// come back at once.
+fn ended_before(note: &Note, call: &Call) -> bool {
+    note.phase == Phase::Ended
+        && (note.uid, note.granted.job) == (call.uid, call.granted.job)
+        && note.granted.cluster == call.granted.cluster
+        && note.granted.restarts >= call.granted.restarts
+        && note.at.saturating_add(REMEMBERED) >= now()
+}
+
+fn ensure(
+    base: &Path,
+    request: &JobRequest,
+    call: &Call,
+    warn: &dyn Fn(&str),
+) -> Result<Ensured, Refusal> {
+    let make = |request: &JobRequest| job::ensure(base, request, &call.id(), call.uid, warn);
+    match make(request) {
+        // The scheduler may give a CPU twice (OverSubscribe, gang scheduling);
+        // who asked for CPUs without it must not make a job fail.
+        Err(_) if request.cpus.is_some() && !request.share_cpus => {
+            make(&JobRequest { share_cpus: true, ..request.clone() })
+        }
+        made => made,
+    }
+}
+
+/// The lines of `denovo explain prolog`.
+///
+/// # Errors
+/// As the prolog, the user's mistakes too.
+pub fn explain(
+    base: &Path,
+    site: &Scheduler,
+    call: &Call,
+    wishes: &Wishes,
+    facts: &Facts,
+) -> Result<Vec<String>, Refusal> {
+    if wishes.none {
+        return Ok(vec![format!("job {} wants no environment; note that", call.id())]);
+    }
+    job::explain(base, &request(site, call, wishes)?, facts)
+}
+
+/// The names of the other nodes, and, for the node's own srun and scontrol,
+/// MUNGE's socket and Slurm's configuration.
+fn nodes_files(host: bool) -> Vec<String> {
+    let mut all = vec!["/etc/hosts".to_owned()];
+    if !host {
+        return all;
+    }
+    all.push("/run/munge".to_owned());
+    let conf = std::env::var_os("SLURM_CONF").map(PathBuf::from);
+    let conf = conf.filter(|path| path.is_absolute()).unwrap_or("/etc/slurm/slurm.conf".into());
+    all.extend(
+        conf.parent().filter(|dir| dir.components().count() > 2).map(|d| d.display().to_string()),
+    );
+    all.retain(|path| Path::new(path).exists());
+    all
+}
+
+/// Lines of passwd(5) for accounts that Slurm's configuration names.
+fn accounts(site: &Scheduler) -> Vec<String> {
+    let known = site.accounts.iter().filter_map(|name| accounts::user_by_name(name));
+    known
+        .map(|u| format!("{}:x:{}:{}::/nonexistent:/usr/sbin/nologin", u.name, u.uid, u.gid))
+        .collect()
+}
+
+fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest, Problem> {
+    let mut binds = Vec::new();
+    for text in &site.bind {
+        binds.push(bind::parse(text)?);
+    }
+    let bundle = wishes.bundle.clone().or_else(|| site.image.clone());
+    // An image has no clients of this site's Slurm, unless the site says.
+    let host = bundle.as_deref().is_none_or(|name| name == "host");
+    for path in nodes_files(host) {
+        if !binds.iter().any(|b| b.destination == path) {
+            binds.push(bind::parse(&format!("{path}:{path}:ro"))?);
+        }
+    }
+    binds.extend(wishes.binds.iter().cloned());
+    let all = hardware::memory_total();
+    let cpus = hardware::online_cpus().len();
+    let memory = match site.memory {
+        site::Memory::Share => all.map(|bytes| {
+            let share = u128::from(bytes) * call.granted.cpus as u128 / cpus.max(1) as u128;
+            u64::try_from(share).unwrap_or(bytes).min(bytes)
+        }),
+        site::Memory::Scheduler | site::Memory::None => None,
+    };
+    let mut granted = call.granted.clone();
+    granted.accounts = accounts(site);
+    granted.memory_follows = site.memory == site::Memory::Scheduler;
+    Ok(JobRequest {
+        id: Some(call.id()),
+        bundle,
+        cpus: (site.cpus == site::Cpus::Choose).then_some(call.granted.cpus),
+        memory,
+        pids: site.pids,
+        binds,
+        scratch: site.scratch.clone(),
+        user: Some(format!("{}:{}", call.uid, call.gid)),
+        // MPI launchers tell a job's nodes apart by their names.
+        hostname: check_hostname(&call.node).ok(),
+        granted: Some(granted),
+        ..JobRequest::default()
+    })
+}
+
+/// Ends the job's environment, with a receipt. There need not be one.
+///
+/// # Errors
+/// Something of it cannot be ended; what, and why, is said.
+pub fn epilog(
+    base: &Path,
+    site: &Scheduler,
+    call: &Call,
+    warn: &dyn Fn(&str),
+) -> Result<(), Refusal> {
+    let (notes, id) = (Notes::new(base), call.id());
+    let note = notes.load(&id);
+    // An epilog that comes late must not end the next run of the job.
+    if note.as_ref().is_some_and(|n| {
+        n.phase != Phase::Ended
+            && n.granted.cluster == call.granted.cluster
+            && n.granted.restarts > call.granted.restarts
+    }) {
+        warn(&format!("job {id} has been started anew since"));
+        return Ok(());
+    }
+    // First of all, so that no prolog makes another meanwhile.
+    notes.save(
+        &id,
+        &Note {
+            phase: Phase::Ended,
+            granted: call.granted.clone(),
+            uid: call.uid,
+            why: None,
+            at: now(),
+            took: note.as_ref().map_or(0, |n| n.took),
+        },
+    )?;
+    let begun = Instant::now();
+    let ended = end(base, &id);
+    let to_end = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let (last, problems) = match ended {
+        Ok(last) => (last, Problems::new()),
+        Err(refusal) => (None, refusal.problems),
+    };
+    if let Some(last) = last {
+        let receipts = Receipts::new(&site.receipts);
+        let made = note.filter(|n| n.phase == Phase::Made);
+        let receipt = receipt(call, &last, made.map(|n| n.took), to_end);
+        // A full disk is no reason to take the node out of service.
+        if let Err(problem) = receipts.save(&receipt) {
+            warn(&problem.message);
+        }
+        receipts.prune(now(), site.receipt_days, site.receipt_bytes);
+    }
+    notes.sweep(now(), REMEMBERED);
+    if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+}
+
+/// What was known of an environment just before its end.
+struct Last {
+    record: JobRecord,
+    usage: cgroup::Usage,
+    cleaned: Cleaned,
+    pids: Option<u64>,
+    namespaces: Vec<String>,
+}
+
+/// Ends an environment in bounded time, whatever state it is in: standing,
+/// on its way, without a monitor.
+fn end(base: &Path, id: &str) -> Result<Option<Last>, Refusal> {
+    let jobs = Jobs::new(base);
+    let give_up = Instant::now() + PATIENCE;
+    let mut last = None;
+    loop {
+        let record = jobs.load(id);
+        if let Some(socket) = connect_to(&jobs, id) {
+            if let Ok(Reply::Shown { record, usage, .. }) = ask(&socket, &Request::Show) {
+                last = Some(look(*record, usage));
+            }
+            if let Ok(Reply::Ending(parting)) = ask(&socket, &Request::End)
+                && let Some(last) = &mut last
+            {
+                last.usage = parting.usage;
+            }
+            if !closes(&socket, give_up) {
+                return Err(undead(last.map(|l| l.record).or(record).as_ref(), id).into());
+            }
+            wait_closed(&socket);
+        }
+        match jobs.load(id) {
+            None if jobs.directory(id).exists() => {
+                let _lock = jobs.lock(id)?;
+                jobs.forget(id)?;
+            }
+            None => return Ok(last),
+            // On its way in or out.
+            Some(record) if record.kept() && Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Some(record) if record.kept() => return Err(undead(Some(&record), id).into()),
+            Some(record) => {
+                let usage = cgroup::usage(&record.cgroup);
+                last.get_or_insert_with(|| look(record.clone(), usage));
+                let _lock = jobs.lock(id)?;
+                if !stage::take_back(&jobs, &record) {
+                    return Err(undead(Some(&record), id).into());
+                }
+            }
+        }
+    }
+}
+
+fn closes(socket: &std::os::fd::OwnedFd, until: Instant) -> bool {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Names the processes that hold an environment up.
+fn undead(record: Option<&JobRecord>, id: &str) -> Problem {
+    let pids = record.and_then(|r| cgroup::pids(&r.cgroup).ok()).unwrap_or_default();
+    let named: Vec<String> = pids.iter().filter_map(|pid| describe(*pid)).collect();
+    let who = if named.is_empty() { String::new() } else { format!(": {}", named.join(", ")) };
+    Problem::kernel(format!("job {id}: cannot be ended{who}"))
+        .hint("a process in state D waits for a disk or a file server; it ends when that answers")
+}
+
+/// `pid 17 (cp) in state D`.
+fn describe(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (start, rest) = stat.rsplit_once(')')?;
+    let name = start.split_once('(')?.1;
+    let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect();
+    let state = rest.trim_start().chars().next()?;
+    (state != 'Z').then(|| format!("pid {pid} ({name}) in state {state}"))
+}
+
+/// What there is to clean up, seen through the environment's first process.
+fn look(record: JobRecord, usage: cgroup::Usage) -> Last {
+    let root = record
+        .init
+        .filter(crate::record::process::ProcessName::alive)
+        .map(|init| PathBuf::from(format!("/proc/{}/root", init.pid)));
+    let inside = |path: &str| root.as_ref().map(|root| root.join(path));
+    let used = |path| {
+        let stat = nix::sys::statvfs::statvfs(&inside(path)?).ok()?;
+        Some((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
+    };
+    let queues = inside("dev/mqueue").and_then(|dir| std::fs::read_dir(dir).ok());
+    let cleaned = Cleaned {
+        processes: usage.pids.map_or(0, |n| n.saturating_sub(1)),
+        shm: used("dev/shm"),
+        message_queues: queues.map(|entries| entries.count() as u64),
+        scratch: record.scratch.is_some(),
+    };
+    let pids = record.cgroup.steps.iter().find_map(|step| match step {
+        crate::plan::cgroup::CgroupStep::Set {
+            setting: crate::plan::cgroup::Setting::PidsMax { count },
+            ..
+        } => u64::try_from(*count).ok(),
+        _ => None,
+    });
+    let namespaces = record.init.map_or(Vec::new(), |init| own_namespaces(init.pid));
+    Last { record, usage, cleaned, pids, namespaces }
+}
+
+/// The kinds of namespaces(7) that a process does not share with us.
+fn own_namespaces(pid: i32) -> Vec<String> {
+    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time_for_children", "user", "uts"];
+    let of = |who: &str, kind: &str| std::fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
+    let differs = |kind: &&str| {
+        of(&pid.to_string(), kind).is_some_and(|theirs| of("self", kind) != Some(theirs))
+    };
+    let short = |kind: &str| kind.split('_').next().unwrap_or(kind).to_owned();
+    kinds.iter().filter(|kind| differs(kind)).map(|kind| short(kind)).collect()
+}
+
+fn receipt(call: &Call, last: &Last, to_start: Option<u64>, to_end: u64) -> Receipt {
+    let record = &last.record;
+    Receipt {
+        version: 1,
+        id: record.id.clone(),
+        node: call.node.clone(),
+        uid: record.uid,
+        gid: record.gid,
+        job: record.granted.clone().or_else(|| Some(call.granted.clone())),
+        bundle: record.bundle.clone(),
+        given: Given {
+            cpus: record.reserved_cpus.clone(),
+            memory: record.memory,
+            pids: last.pids,
+            node_network: record.node_network,
+            namespaces: last.namespaces.clone(),
+        },
+        used: last.usage.clone(),
+        time: Times { started: record.created, ended: now(), to_start, to_end },
+        cleaned: last.cleaned.clone(),
+        status: call.status,
+        exit_code: call.status.filter(|s| s & 0x7f == 0).map(|s| s >> 8 & 0xff),
+        signal: call.status.map(|s| s & 0x7f).filter(|s| *s != 0),
+        problems: Vec::new(),
+    }
+}
+
+/// Runs `work` in a process of its own for at most so many seconds.
+///
+/// # Errors
+/// It took longer; it is ended then.
+pub fn within(seconds: u64, what: &str, work: impl FnOnce() -> i32) -> Result<i32, Problem> {
+    let failed = |e: nix::errno::Errno| Problem::kernel(format!("{what}: {}", e.desc()));
+    let pid = match sys::clone3(0, None).map_err(failed)? {
+        Forked::Child => sys::exit_now(work()),
+        Forked::Parent(pid) => pid,
+    };
+    let pidfd = sys::pidfd_open(pid).map_err(failed)?;
+    if !closes(&pidfd, Instant::now() + Duration::from_secs(seconds.max(1))) {
+        let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+        return Err(Problem::site(format!("{what}: gave up after {seconds} s"))
+            .hint("[scheduler] budget in /etc/denovo/denovo.toml is the limit"));
+    }
+    Ok(super::proxy::exit_code(pid))
+}
+
+/// Every problem in one line.
+pub fn sentence(problems: &Problems) -> String {
+    problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

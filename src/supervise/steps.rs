@@ -1,0 +1,80 @@
+//! What the monitor gives to the steps of a scheduler's job, whose tasks the
+//! scheduler starts itself: the SPANK plugin (spank/) puts them inside.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use super::monitor::Orders;
+use super::protocol::Step;
+use crate::kernel::cgroup::{self, Doors};
+use crate::kernel::sys;
+use crate::plan::cgroup::{CgroupStep, Setting, Version};
+use crate::policy::rank;
+use crate::policy::spec::Kind;
+
+pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>) -> Step {
+    let host = orders.record.bundle == "host";
+    let v1 = orders.plan.cgroup.groups.iter().filter(|g| g.at.version == Version::V1);
+    let left = rank::left_outside(host);
+    Step {
+        namespaces,
+        v1_doors: v1.map(|group| group.controllers.clone()).collect(),
+        v2_door: doors.v2_dir.is_some(),
+        uid: orders.record.uid,
+        bounding: rank::bounding(orders.record.uid),
+        cpus: orders.affinity.clone(),
+        bundle: orders.record.bundle.clone(),
+        unset: left.map(str::to_owned).collect(),
+        moved: rank::MOVED.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
+        set: orders.env.clone(),
+    }
+}
+
+/// Holds the job to what the scheduler gave, from its first step on.
+///
+/// # Errors
+/// Why the limit cannot be set, as a sentence.
+pub fn limit_memory(orders: &mut Orders, memory: Option<u64>) -> Result<(), String> {
+    let follows = orders.record.granted.as_ref().is_some_and(|g| g.memory_follows);
+    let Some(bytes) = memory.filter(|_| follows && orders.record.memory.is_none()) else {
+        return Ok(());
+    };
+    let Some(group) = orders.plan.cgroup.with("memory") else { return Ok(()) };
+    let limit = i64::try_from(bytes).unwrap_or(i64::MAX);
+    // v1 counts memory and swap together, v2 swap alone.
+    let swap = if group.at.version == Version::V2 { 0 } else { limit };
+    let settings =
+        [Setting::MemoryMax { bytes: limit }, Setting::SwapMax { bytes: swap, if_present: true }];
+    for setting in settings {
+        cgroup::apply(&CgroupStep::Set { at: group.at.clone(), setting })
+            .map_err(|e| e.to_string())?;
+    }
+    orders.record.memory = Some(bytes);
+    orders.jobs.save(&orders.record).map_err(|p| p.message)
+}
+
+/// A detached mount of a directory that belongs to the environment's user:
+/// nothing comes in with it that is not that user's own anyway.
+///
+/// # Errors
+/// Why not, as a sentence.
+pub fn bring(path: &str, uid: u32) -> Result<OwnedFd, String> {
+    let refused = |what: &str| format!("{path}: {what}");
+    if !Path::new(path).is_absolute() || path.len() > 4000 {
+        return Err(refused("is no absolute path"));
+    }
+    let text = std::ffi::CString::new(path).map_err(|_| refused("holds a NUL byte"))?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let dir = nix::fcntl::open(&*text, flags, nix::sys::stat::Mode::empty())
+        .map_err(|e| refused(e.desc()))?;
+    let owner = nix::sys::stat::fstat(&dir).map_err(|e| refused(e.desc()))?.st_uid;
+    if owner != uid {
+        return Err(refused(&format!("belongs to uid {owner}, not to {uid}")));
+    }
+    let mount = sys::clone_tree(dir.as_fd(), c"", false).map_err(|e| refused(e.desc()))?;
+    let harmless = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    sys::mount_setattr(mount.as_fd(), harmless, 0, false).map_err(|e| refused(e.desc()))?;
+    Ok(mount)
+}

@@ -1,0 +1,65 @@
+//! Daemons that are killed, a node whose power is cut.
+
+use crate::help::{cluster, finish};
+
+#[test]
+fn slurmd_may_be_killed_and_started_again_under_a_job() {
+    let Some(c) = cluster("slurmd_may_be_killed_and_started_again_under_a_job") else { return };
+    let look = "readlink /proc/self/ns/pid; : >running; while [ ! -e go ]; do sleep 0.1; done; \
+                srun --overlap -n1 readlink /proc/self/ns/pid";
+    let script = format!("#!/bin/sh\n{look}\n");
+    c.file("alice", "long", &script);
+    let words = ["sbatch", "--parsable", "-w", "n2", "-n1", "--output=out", "./long"];
+    let job = finish(&mut c.user("alice", &words)).success();
+    c.until("it runs", || c.home("alice").join("running").exists());
+    c.ask("n2", "kill -KILL $(cat /run/slurmd.pid)");
+    c.daemon("n2", &["slurmd", "slurmd", "-D", "-N", "n2"]);
+    c.file("alice", "go", "");
+    c.until("it has ended", || {
+        c.ask("c", &format!("squeue --noheader -j {job} 2>/dev/null || true")).is_empty()
+    });
+    let text = std::fs::read_to_string(c.home("alice").join("out")).unwrap();
+    let seen: Vec<&str> = text.lines().collect();
+    assert!(seen.len() == 2 && seen[0] == seen[1], "{text}");
+    for name in ["go", "running"] {
+        std::fs::remove_file(c.home("alice").join(name)).unwrap();
+    }
+    c.clean();
+    c.all_idle();
+}
+
+#[test]
+fn a_node_that_lost_its_power_is_as_new() {
+    let Some(c) = cluster("a_node_that_lost_its_power_is_as_new") else { return };
+    c.file("alice", "long", "#!/bin/sh\necho x >/tmp/left; : >running; sleep 1000\n");
+    let words =
+        ["sbatch", "--parsable", "--no-requeue", "-w", "n3", "-n1", "--output=out", "./long"];
+    let job = finish(&mut c.user("alice", &words)).success();
+    c.until("it runs", || c.home("alice").join("running").exists());
+    c.node("down", "n3");
+    c.node("up", "n3");
+    std::fs::remove_file(c.home("alice").join("running")).unwrap();
+    c.ask("c", &format!("scancel {job}; scontrol update nodename=n3 state=down reason=power; scontrol update nodename=n3 state=resume"));
+    c.all_idle();
+    c.clean();
+    assert_eq!(c.srun(&["-w", "n3", "ls", "-A", "/tmp"]), "");
+    c.clean();
+}
+
+#[test]
+fn a_monitor_that_is_killed_takes_its_job_along_and_the_epilog_the_rest() {
+    let test = "a_monitor_that_is_killed_takes_its_job_along_and_the_epilog_the_rest";
+    let Some(c) = cluster(test) else { return };
+    c.file("alice", "long", "#!/bin/sh\n: >running; sleep 1000\n");
+    let words = ["sbatch", "--parsable", "-w", "n1", "-n1", "--output=out", "./long"];
+    let job = finish(&mut c.user("alice", &words)).success();
+    c.until("it runs", || c.home("alice").join("running").exists());
+    c.ask("n1", "pkill -KILL -f 'denovo monito[r]'");
+    c.until("it has ended", || {
+        c.ask("c", &format!("squeue --noheader -j {job} 2>/dev/null || true")).is_empty()
+    });
+    std::fs::remove_file(c.home("alice").join("running")).unwrap();
+    assert_eq!(c.receipt("n1", &job)["id"], format!("slurm-{job}"));
+    c.clean();
+    assert_eq!(c.drained(), "");
+}

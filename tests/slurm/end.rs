@@ -1,0 +1,135 @@
+//! At a job's end everything of it is gone, and only of it.
+
+use crate::help::{Cluster, cluster, finish};
+
+/// Leaves behind what a careless or hostile job would.
+const LITTER: &str = "
+setsid sh -c 'trap \"\" HUP INT TERM QUIT USR1; while :; do sleep 1000; done' &
+setsid sleep 1001 &
+sh -c 'sh -c \"sleep 1002\" &' &
+sleep 1003 & kill -STOP $!
+echo left >/tmp/left; echo left >/dev/shm/left; ipcmk -M 4096 -S 1 -Q >/dev/null
+mkdir -p /tmp/m
+perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 1, LocalPort => 47111) or die; sleep 1004' &
+sleep 0.5
+echo littered
+";
+
+fn socket_listens(c: &Cluster, node: &str) -> bool {
+    // 47111 in hexadecimal, listening.
+    !c.ask(node, "grep ':B807 .* 0A ' /proc/net/tcp || true").is_empty()
+}
+
+#[test]
+fn nothing_of_a_job_is_left() {
+    let Some(c) = cluster("nothing_of_a_job_is_left") else { return };
+    let text = c.batch(&["-w", "n1", "-n1"], &format!("echo $SLURM_JOB_ID; {LITTER}"));
+    assert!(text.contains("littered"), "{text}");
+    c.clean();
+    assert!(!socket_listens(&c, "n1"));
+    assert_eq!(c.ask("n1", "ls /dev/shm /tmp | grep left || true"), "");
+    assert_eq!(c.ask("n1", "tail -n +2 -q /proc/sysvipc/*"), "");
+    assert_eq!(c.drained(), "");
+}
+
+#[test]
+fn only_of_that_job() {
+    let Some(c) = cluster("only_of_that_job") else { return };
+    // Another of the same user's on the same node goes on.
+    let look = "echo kept >/dev/shm/kept; sleep 1000 & : >running; while [ ! -e go ]; do sleep 0.1; done; \
+                cat /dev/shm/kept; kill $! && echo alive";
+    let words = ["srun", "-w", "n1", "-n1", "sh", "-c", look];
+    let mut other = c.user("alice", &words);
+    let other = other.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    c.until("the other runs", || c.home("alice").join("running").exists());
+    c.batch(&["-w", "n1", "-n1"], LITTER);
+    c.until("its litter is gone", || !socket_listens(&c, "n1"));
+    c.file("alice", "go", "");
+    let seen = other.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&seen.stdout).trim(), "kept\nalive");
+    for name in ["go", "running"] {
+        std::fs::remove_file(c.home("alice").join(name)).unwrap();
+    }
+    c.clean();
+}
+
+#[test]
+fn a_cancelled_job_is_gone_too() {
+    let Some(c) = cluster("a_cancelled_job_is_gone_too") else { return };
+    let script = format!("#!/bin/sh\n{LITTER}\n: >running; sleep 1000\n");
+    c.file("alice", "long", &script);
+    let words = ["sbatch", "--parsable", "-N3", "-n3", "--output=out", "./long"];
+    let job = finish(&mut c.user("alice", &words)).success();
+    c.until("it runs", || c.home("alice").join("running").exists());
+    finish(&mut c.user("alice", &["scancel", &job])).success();
+    c.clean();
+    assert!(!socket_listens(&c, "n1"));
+    std::fs::remove_file(c.home("alice").join("running")).unwrap();
+    assert_eq!(c.drained(), "");
+    // The others of its nodes had an environment and an end as well.
+    assert_eq!(c.receipt("n3", &job)["job"]["node"], 2);
+}
+
+/// Whatever happens, it must not stay so: no signal ends who waits for it.
+struct Frozen<'a>(&'a Cluster);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = finish(&mut self.0.on("n1", &["fsfreeze", "--unfreeze", "/srv/frozen"]));
+    }
+}
+
+#[test]
+fn a_process_that_does_not_end_is_named_in_the_drain() {
+    let test = "a_process_that_does_not_end_is_named_in_the_drain";
+    let Some(c) = cluster(test) else { return };
+    let image = c.dir().join("frozen.img");
+    let made = c.ask(
+        "n1",
+        &format!(
+            "truncate -s 64M {0} && mkfs.ext4 -q {0} >/dev/null 2>&1 && mkdir -p /srv/frozen && \
+             mount -o loop {0} /srv/frozen 2>/dev/null && chmod 1777 /srv/frozen && echo yes || echo no",
+            image.display()
+        ),
+    );
+    if made.trim() != "yes" {
+        crate::common::skip(test, "this machine mounts no file system that could be frozen");
+        return;
+    }
+    c.file(
+        "alice",
+        "stuck",
+        "#!/bin/sh\nsh -c 'while [ ! -e go ]; do sleep 0.1; done; echo x >/srv/frozen/x' &\n: >running; wait\n",
+    );
+    let words = [
+        "sbatch",
+        "--parsable",
+        "-w",
+        "n1",
+        "-n1",
+        "--bind=/srv/frozen",
+        "--output=out",
+        "./stuck",
+    ];
+    let job = finish(&mut c.user("alice", &words)).success();
+    c.until("it runs", || c.home("alice").join("running").exists());
+    c.ask("n1", "fsfreeze --freeze /srv/frozen");
+    let frozen = Frozen(&c);
+    c.file("alice", "go", "");
+    c.until("it waits for the disk", || {
+        !c.ask("n1", "ps -u alice -o stat= | grep D || true").is_empty()
+    });
+    finish(&mut c.user("alice", &["scancel", &job])).success();
+    // First Slurm gives up ("Kill task failed"), then the epilog, which names it.
+    c.until("the drain names it", || c.drained().contains(") in state D"));
+    let drained = c.drained();
+    drop(frozen);
+    for name in ["go", "running"] {
+        std::fs::remove_file(c.home("alice").join(name)).unwrap();
+    }
+    assert!(drained.contains(&format!("job slurm-{job}: cannot be ended: pid ")), "{drained}");
+    c.until("it ends then", || c.ask("n1", "pgrep -u alice || true").is_empty());
+    c.ask("n1", "/opt/denovo/denovo node gc; umount /srv/frozen; rmdir /srv/frozen");
+    c.all_idle();
+    c.clean();
+}

@@ -1,0 +1,74 @@
+//! A job gets what Slurm gave it, and a receipt says so.
+
+use crate::help::{cluster, finish};
+
+#[test]
+fn cpus_and_memory_are_those_that_slurm_gave() {
+    let Some(c) = cluster("cpus_and_memory_are_those_that_slurm_gave") else { return };
+    let look = "echo $SLURM_JOB_ID; grep Cpus_allowed_list /proc/self/status; nproc";
+    let seen = c.srun(&["-w", "n1", "-n1", "--mem=300M", "sh", "-c", look]);
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines[2], "1", "{seen}");
+    let receipt = c.receipt("n1", lines[0]);
+    assert_eq!(receipt["given"]["memory"], 300 << 20, "{receipt}");
+    let cpu = lines[1].rsplit('\t').next().unwrap();
+    assert_eq!(receipt["given"]["cpus"].to_string(), format!("[{cpu}]"), "{receipt}");
+    c.clean();
+}
+
+#[test]
+fn two_jobs_on_a_node_have_different_cpus() {
+    let Some(c) = cluster("two_jobs_on_a_node_have_different_cpus") else { return };
+    let look = "grep Cpus_allowed_list /proc/self/status; sleep 3";
+    let start = || {
+        let mut command = c.user("alice", &["srun", "-w", "n1", "-n1", "sh", "-c", look]);
+        command.stdout(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let (a, b) = (start(), start());
+    let text = |child: std::process::Child| {
+        String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
+    };
+    let (a, b) = (text(a), text(b));
+    assert!(a.starts_with("Cpus") && b.starts_with("Cpus") && a != b, "{a} {b}");
+    c.clean();
+}
+
+#[test]
+fn a_job_that_takes_too_much_memory_is_ended_alone_and_told() {
+    let Some(c) = cluster("a_job_that_takes_too_much_memory_is_ended_alone_and_told") else {
+        return;
+    };
+    let eat = "echo $SLURM_JOB_ID; exec perl -e '$x = \"a\" x 500000000; print length $x'";
+    let done = c.try_srun(&["-w", "n1", "-n1", "--mem=100M", "sh", "-c", eat]);
+    assert_ne!(done.code, 0, "{done:?}");
+    let receipt = c.receipt("n1", done.out.trim());
+    assert!(receipt["used"]["oom_kills"].as_u64() > Some(0), "{receipt}");
+    let peak = receipt["used"]["memory_peak"].as_u64().unwrap();
+    assert!((50 << 20..=100 << 20).contains(&peak), "{receipt}");
+    assert_eq!(c.drained(), "");
+    c.clean();
+}
+
+#[test]
+fn a_receipt_has_what_a_site_accounts_by_and_its_user_may_read_it() {
+    let Some(c) = cluster("a_receipt_has_what_a_site_accounts_by_and_its_user_may_read_it") else {
+        return;
+    };
+    let work = "echo $SLURM_JOB_ID; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; exit 3";
+    let done = c.try_srun(&["-w", "n3", "-n1", "sh", "-c", work]);
+    assert_eq!(done.code, 3, "{done:?}");
+    let job = done.out.trim();
+    let receipt = c.receipt("n3", job);
+    assert_eq!(receipt["exitCode"], 3, "{receipt}");
+    assert_eq!((&receipt["node"], &receipt["bundle"]), (&"n3".into(), &"host".into()));
+    assert!(receipt["used"]["cpu_ns"].as_u64() > Some(10_000_000), "{receipt}");
+    assert!(receipt["time"]["toStart"].as_u64().is_some_and(|t| t < 1_000_000), "{receipt}");
+    assert!(receipt["given"]["namespaces"].as_array().unwrap().len() >= 6, "{receipt}");
+    let id = format!("slurm-{job}");
+    let words = ["/opt/denovo/denovo", "job", "show", "--receipt", "--json", &id];
+    let own = finish(&mut c.on("n3", &[&["+alice"][..], &words].concat())).success();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&own).unwrap(), receipt);
+    let other = finish(&mut c.on("n3", &[&["+bob"][..], &words].concat()));
+    assert_eq!(other.code, 125, "{other:?}");
+    c.clean();
+}

@@ -1,0 +1,13 @@
+//! A real Slurm of three nodes on this machine, with denovo as its Prolog,
+//! its Epilog and its plugin.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod crash;
+mod end;
+mod grant;
+mod help;
+mod mpi;
+mod scripts;
+mod steps;

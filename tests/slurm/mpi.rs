@@ -1,0 +1,105 @@
+//! MPI ranks over nodes: Open MPI by PMIx, MPICH by PMI2, and mpirun in an
+//! allocation.
+
+use std::process::Command;
+
+use crate::common::skip;
+use crate::help::{Cluster, cluster};
+
+/// Sends 4 MiB around, and reads its neighbour on the node by
+/// process_vm_readv(2).
+const PROGRAM: &str = include_str!("ranks.c");
+
+fn build(c: &Cluster, test: &str, compiler: &str) -> bool {
+    if !std::path::Path::new("/usr/bin").join(compiler).exists() {
+        skip(test, &format!("{compiler} is not installed"));
+        return false;
+    }
+    let source = c.file("alice", "ranks.c", PROGRAM);
+    let program = c.file("alice", compiler, "");
+    let built =
+        Command::new(compiler).args(["-O1", "-o"]).arg(&program).arg(&source).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    true
+}
+
+/// Every rank is right, those of a node share its environment and copy once.
+fn check(text: &str, ranks: usize, nodes: usize) {
+    let lines: Vec<Vec<&str>> =
+        text.lines().filter(|l| l.starts_with("rank ")).map(|l| l.split(' ').collect()).collect();
+    assert_eq!(lines.len(), ranks, "{text}");
+    let mut seen = std::collections::BTreeSet::new();
+    for words in &lines {
+        assert_eq!(words[3], ranks.to_string(), "{text}");
+        assert_eq!(words[8], "right", "{text}");
+        let alone = words[7] == "1";
+        assert_eq!(words[9], if alone { "alone" } else { "cma" }, "{text}");
+        seen.insert((words[10], words[11]));
+    }
+    assert_eq!(seen.len(), nodes, "one environment on each node: {text}");
+    for word in ["CMA", "different user namespaces", "WARNING"] {
+        assert!(!text.contains(word), "{text}");
+    }
+}
+
+const SHAPES: [(&str, &str, usize, usize); 3] =
+    [("-N1", "-n2", 2, 1), ("-N2", "-n4", 4, 2), ("-N3", "-n3", 3, 3)];
+
+#[test]
+fn open_mpi_by_pmix() {
+    let test = "open_mpi_by_pmix";
+    let Some(c) = cluster(test) else { return };
+    if !build(&c, test, "mpicc.openmpi") {
+        return;
+    }
+    for (nodes, tasks, ranks, environments) in SHAPES {
+        let done = c.try_srun(&[nodes, tasks, "--mpi=pmix", "./mpicc.openmpi"]);
+        assert_eq!(done.code, 0, "{done:?}");
+        check(&(done.out + &done.err), ranks, environments);
+    }
+    c.clean();
+}
+
+#[test]
+fn mpich_by_pmi2() {
+    let test = "mpich_by_pmi2";
+    let Some(c) = cluster(test) else { return };
+    if !build(&c, test, "mpicc.mpich") {
+        return;
+    }
+    for (nodes, tasks, ranks, environments) in SHAPES {
+        let done = c.try_srun(&[nodes, tasks, "--mpi=pmi2", "./mpicc.mpich"]);
+        assert_eq!(done.code, 0, "{done:?}");
+        check(&(done.out + &done.err), ranks, environments);
+    }
+    c.clean();
+}
+
+#[test]
+fn mpirun_in_an_allocation() {
+    let test = "mpirun_in_an_allocation";
+    let Some(c) = cluster(test) else { return };
+    if !build(&c, test, "mpicc.openmpi") || !build(&c, test, "mpicc.mpich") {
+        return;
+    }
+    // Fails where CMA cannot be had, instead of going on without.
+    let cma = "--mca btl_vader_single_copy_mechanism cma";
+    let text =
+        c.batch(&["-N2", "-n4"], &format!("mpirun.openmpi {cma} -np 4 ./mpicc.openmpi 2>&1"));
+    check(&text, 4, 2);
+    let text = c.batch(&["-N1", "-n2"], "mpirun.mpich -np 2 ./mpicc.mpich 2>&1");
+    check(&text, 2, 1);
+    c.clean();
+}
+
+#[test]
+fn what_is_the_schedulers_stays_outside() {
+    let Some(c) = cluster("what_is_the_schedulers_stays_outside") else { return };
+    let look = "ls -A /var/spool/slurmd; ls -A /run; ls -A /run/denovo 2>&1 || true";
+    let seen = c.srun(&["-w", "n1", "--mpi=pmix", "sh", "-c", look]);
+    let mut lines: Vec<&str> = seen.lines().collect();
+    let pmix = lines.remove(0);
+    assert!(pmix.starts_with("pmix."), "{seen}");
+    assert!(lines.iter().all(|l| ["lock", "munge"].contains(l) || l.contains("No such")), "{seen}");
+    c.clean();
+}

@@ -1,0 +1,155 @@
+//! Prolog and epilog by themselves: twice, late, out of order, at once, cut
+//! off, and on a node that is broken.
+
+use std::time::Duration;
+
+use crate::help::{Cluster, cluster, finish};
+
+/// No job of the cluster has such a number.
+const JOB: u32 = 4_000_001;
+
+fn stands(c: &Cluster, job: u32) -> bool {
+    c.ask("n1", &format!("/opt/denovo/denovo job list | grep -c '^slurm-{job} ' || true")).trim()
+        == "1"
+}
+
+fn run(c: &Cluster, verb: &str, job: u32, more: &[(&str, &str)]) {
+    let done = finish(&mut c.call("n1", verb, job, more));
+    assert_eq!(done.code, 0, "{verb}: {done:?}");
+}
+
+#[test]
+fn each_may_run_twice_and_the_epilog_without_a_prolog() {
+    let Some(c) = cluster("each_may_run_twice_and_the_epilog_without_a_prolog") else { return };
+    run(&c, "epilog", JOB, &[]);
+    run(&c, "prolog", JOB + 1, &[]);
+    let first = c.ask("n1", "cat /run/denovo/jobs/slurm-4000002/state.json");
+    run(&c, "prolog", JOB + 1, &[]);
+    assert_eq!(first, c.ask("n1", "cat /run/denovo/jobs/slurm-4000002/state.json"));
+    run(&c, "epilog", JOB + 1, &[]);
+    run(&c, "epilog", JOB + 1, &[]);
+    c.clean();
+}
+
+#[test]
+fn a_late_one_does_no_harm() {
+    let Some(c) = cluster("a_late_one_does_no_harm") else { return };
+    let (job, again) = (JOB + 10, [("SLURM_JOB_RESTART_COUNT", "1")]);
+    run(&c, "prolog", job, &[]);
+    run(&c, "epilog", job, &[]);
+    // A prolog after its epilog makes nothing that nobody would end.
+    run(&c, "prolog", job, &[]);
+    assert!(!stands(&c, job));
+    // The requeued job does start, and the first run's epilog leaves it alone.
+    run(&c, "prolog", job, &again);
+    assert!(stands(&c, job));
+    run(&c, "epilog", job, &[]);
+    assert!(stands(&c, job));
+    run(&c, "epilog", job, &again);
+    assert!(!stands(&c, job));
+    c.clean();
+}
+
+#[test]
+fn the_prolog_of_a_new_run_ends_what_the_old_one_left() {
+    let Some(c) = cluster("the_prolog_of_a_new_run_ends_what_the_old_one_left") else { return };
+    let job = JOB + 15;
+    run(&c, "prolog", job, &[]);
+    let keeper = "cat /run/denovo/jobs/slurm-4000016/state.json";
+    let first = c.ask("n1", keeper);
+    run(&c, "prolog", job, &[("SLURM_JOB_RESTART_COUNT", "1")]);
+    assert_ne!(first, c.ask("n1", keeper));
+    // A job id that comes again, for somebody else.
+    let other =
+        [("SLURM_JOB_UID", "61002"), ("SLURM_JOB_GID", "61002"), ("SLURM_JOB_RESTART_COUNT", "2")];
+    run(&c, "prolog", job, &other);
+    assert!(c.ask("n1", keeper).contains("\"uid\":61002"));
+    run(&c, "epilog", job, &other);
+    c.clean();
+}
+
+#[test]
+fn many_at_once_leave_one_or_none() {
+    let Some(c) = cluster("many_at_once_leave_one_or_none") else { return };
+    let job = JOB + 20;
+    let start = |verb: &str, restarts: &str| {
+        let mut command = c.call("n1", verb, job, &[("SLURM_JOB_RESTART_COUNT", restarts)]);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.spawn().unwrap()
+    };
+    let all: Vec<_> = (0..4).map(|_| start("prolog", "0")).collect();
+    for mut child in all {
+        assert!(child.wait().unwrap().success());
+    }
+    assert!(stands(&c, job));
+    let mut all: Vec<_> = (0..2).map(|_| start("epilog", "0")).collect();
+    all.extend((0..2).map(|_| start("prolog", "0")));
+    for mut child in all {
+        assert!(child.wait().unwrap().success());
+    }
+    run(&c, "epilog", job, &[]);
+    c.clean();
+}
+
+#[test]
+fn a_prolog_that_is_killed_at_any_time_leaves_nothing_after_the_epilog() {
+    let test = "a_prolog_that_is_killed_at_any_time_leaves_nothing_after_the_epilog";
+    let Some(c) = cluster(test) else { return };
+    let mut stood = 0;
+    for number in 0..12u32 {
+        let job = JOB + 30 + number;
+        let mut going = c.call("n1", "prolog", job, &[]);
+        going.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut child = going.spawn().unwrap();
+        // Between nothing and an environment that stands lie some 30 ms.
+        std::thread::sleep(Duration::from_millis(u64::from(number) * 6));
+        c.ask("n1", "pkill -KILL -f '/opt/denovo/denovo prolo[g]' || true");
+        let _ = child.wait();
+        stood += u32::from(stands(&c, job));
+        run(&c, "epilog", job, &[]);
+        c.until("nothing is left", || c.remains("n1").is_empty());
+    }
+    assert!(stood < 12, "none was cut off");
+}
+
+#[test]
+fn what_is_no_call_of_slurms_is_refused() {
+    let Some(c) = cluster("what_is_no_call_of_slurms_is_refused") else { return };
+    for (name, value) in [
+        ("SLURM_JOB_ID", "../x"),
+        ("SLURM_JOB_UID", "alice"),
+        ("SLURM_NODELIST", "n[7-9]"),
+        ("SLURM_JOB_CPUS_PER_NODE", "many"),
+    ] {
+        let done = finish(&mut c.call("n1", "prolog", JOB + 50, &[(name, value)]));
+        assert_eq!(done.code, 125, "{name}: {done:?}");
+        assert!(done.err.contains(name), "{done:?}");
+    }
+    let user = finish(&mut c.on("n1", &["+alice", "/opt/denovo/denovo", "prolog"]));
+    assert_eq!(user.code, 125, "{user:?}");
+    c.clean();
+}
+
+#[test]
+fn a_broken_node_is_drained_with_the_reason() {
+    let Some(c) = cluster("a_broken_node_is_drained_with_the_reason") else { return };
+    c.site("[scheduler]\nscratch = \"/nosuch/disk\"\n");
+    let done = c.try_srun(&["-w", "n2", "true"]);
+    c.site("");
+    assert_ne!(done.code, 0, "{done:?}");
+    let drained = c.drained();
+    assert!(
+        drained.starts_with("n2 denovo prolog:") && drained.contains("/nosuch/disk"),
+        "{drained}"
+    );
+    // A site's file that is wrong is the node's matter too.
+    c.all_idle();
+    c.site("[scheduler]\nscrach = \"/tmp\"\n");
+    c.try_srun(&["-w", "n2", "true"]);
+    c.site("");
+    let drained = c.drained();
+    assert!(drained.contains("line 2") && drained.contains("scrach"), "{drained}");
+    c.all_idle();
+    c.srun(&["-w", "n2", "true"]);
+    c.clean();
+}

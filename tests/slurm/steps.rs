@@ -1,0 +1,175 @@
+//! What a job's tasks are in, however Slurm starts them.
+
+use std::collections::BTreeSet;
+
+use crate::help::{cluster, finish};
+
+const LOOK: &str = "echo $(readlink /proc/self/ns/pid) $(readlink /proc/self/ns/mnt) $(hostname)";
+
+#[test]
+fn a_task_is_in_an_environment_of_its_user() {
+    let Some(c) = cluster("a_task_is_in_an_environment_of_its_user") else { return };
+    let seen = c.srun(&[
+        "-w",
+        "n2",
+        "sh",
+        "-c",
+        "id -u; id -G; hostname; pwd; ps -e -o args= | grep -v -e ps -e sh -e grep; \
+         ls -A /tmp; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; echo $SLURM_JOB_NODELIST; \
+         cat /proc/self/uid_map",
+    ]);
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "61001",
+            "61001 61100",
+            "n2",
+            "/home/alice",
+            "init",
+            "CapEff:\t0000000000000000",
+            "CapBnd:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "n2",
+            "     61001      61001          1",
+        ],
+        "{seen}"
+    );
+    c.clean();
+}
+
+#[test]
+fn every_step_of_a_job_is_in_one_environment() {
+    let Some(c) = cluster("every_step_of_a_job_is_in_one_environment") else { return };
+    let text = c.batch(
+        &["-N2", "-n4"],
+        &format!(
+            "{LOOK}; srun sh -c '{LOOK}'; srun -N1 -n1 -w n1 sleep 5 & \
+             srun --overlap -N2 -n2 sh -c '{LOOK}'; kill %1; wait; touch /tmp/kept; \
+             srun -N1 -n1 -w $(hostname) ls /tmp"
+        ),
+    );
+    let seen: Vec<&str> = text.lines().filter(|l| l.starts_with("pid:")).collect();
+    assert_eq!(seen.len(), 1 + 4 + 2, "{text}");
+    let all: BTreeSet<&str> = seen.iter().copied().collect();
+    assert_eq!(all.len(), 2, "one on each node: {text}");
+    assert!(text.lines().any(|l| l == "kept"), "{text}");
+    for node in ["n1", "n2"] {
+        let own = c.ask(node, "echo $(readlink /proc/self/ns/pid)");
+        assert!(!text.contains(own.trim()), "not the node's: {text}");
+    }
+    c.clean();
+}
+
+#[test]
+fn an_interactive_shell_is_inside() {
+    let Some(c) = cluster("an_interactive_shell_is_inside") else { return };
+    // LaunchParameters=use_interactive_step does this for `salloc` alone.
+    let words = ["salloc", "-N1", "-n1", "srun", "--interactive", "--pty", "sh", "-c", LOOK];
+    let seen = finish(&mut c.user("alice", &words)).success();
+    let node = c.ask("n1", "readlink /proc/self/ns/pid");
+    assert!(seen.contains("pid:[") && !seen.contains(node.trim()), "{seen}");
+    c.clean();
+}
+
+#[test]
+fn the_options_are_in_every_help_and_no_denovo_is_the_bare_node() {
+    let Some(c) = cluster("the_options_are_in_every_help_and_no_denovo_is_the_bare_node") else {
+        return;
+    };
+    for command in ["srun", "sbatch", "salloc"] {
+        let help = finish(&mut c.user("alice", &[command, "--help"])).success();
+        for option in ["--image=NAME", "--bundle=DIR|NAME", "--bind=SRC", "--no-denovo"] {
+            assert!(help.contains(option), "{command}: {option}");
+        }
+    }
+    let bare = c.srun(&["--no-denovo", "-w", "n1", "readlink", "/proc/self/ns/pid"]);
+    assert_eq!(bare.trim(), c.ask("n1", "readlink /proc/self/ns/pid").trim());
+    c.clean();
+}
+
+#[test]
+fn two_users_on_one_node_do_not_see_each_other() {
+    let Some(c) = cluster("two_users_on_one_node_do_not_see_each_other") else { return };
+    let started = |user: &str| {
+        let words = ["srun", "-w", "n1", "-n1", "sh", "-c"];
+        let look = "touch /tmp/mine-$(id -u) /dev/shm/s-$(id -u); : >started; while [ ! -e go ]; do \
+                    sleep 0.1; done; ps -e -o uid= | sort -u; ls /tmp /dev/shm";
+        let mut command = c.user(user, &[&words[..], &[look]].concat());
+        command.stdout(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let both: Vec<_> = ["alice", "bob"].map(|user| (user, started(user))).into();
+    for (user, _) in &both {
+        c.until("it runs", || c.home(user).join("started").exists());
+    }
+    c.file("alice", "go", "");
+    c.file("bob", "go", "");
+    for (user, child) in both {
+        let seen = child.wait_with_output().unwrap();
+        let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+        let (own, other) = if user == "alice" { ("61001", "61002") } else { ("61002", "61001") };
+        assert!(seen.contains(own) && !seen.contains(other), "{user}: {seen}");
+        for name in ["started", "go"] {
+            std::fs::remove_file(c.home(user).join(name)).unwrap();
+        }
+    }
+    c.clean();
+}
+
+#[test]
+fn a_mistake_of_the_users_fails_the_job_and_not_the_node() {
+    let Some(c) = cluster("a_mistake_of_the_users_fails_the_job_and_not_the_node") else { return };
+    c.ask("n1", "mkdir -p -m 700 /run/closed && mkdir -p /run/closed/open");
+    for (option, words) in [
+        ("--image=nosuch", "there is none of this name"),
+        ("--bundle=/nosuch/place", "/nosuch/place"),
+        ("--bind=/nosuch", "/nosuch"),
+        // Root could look there, the user cannot.
+        ("--bind=/run/closed/open", "/run/closed/open"),
+    ] {
+        let done = c.try_srun(&["-w", "n1", option, "true"]);
+        assert_eq!(done.code, 1, "{option}: {done:?}");
+        assert!(done.err.contains("denovo: ") && done.err.contains(words), "{option}: {done:?}");
+    }
+    assert_eq!(c.drained(), "");
+    c.file("alice", "mistake", "#!/bin/sh\necho ran\n");
+    let words = ["sbatch", "--wait", "--image=nosuch", "--output=out", "./mistake"];
+    assert_eq!(finish(&mut c.user("alice", &words)).code, 1);
+    let out = std::fs::read_to_string(c.home("alice").join("out")).unwrap();
+    assert!(out.contains("nosuch") && !out.contains("ran"), "{out}");
+    assert_eq!(c.drained(), "");
+    assert_eq!(c.ask("c", "squeue --noheader"), "", "nothing is held");
+    c.clean();
+}
+
+#[test]
+fn a_bundle_and_binds_are_what_the_job_runs_in() {
+    let Some(c) = cluster("a_bundle_and_binds_are_what_the_job_runs_in") else { return };
+    let home = c.home("alice");
+    let script = format!(
+        "mkdir -p {0}/b/rootfs/bin {0}/data && cp /bin/busybox {0}/b/rootfs/bin/ && \
+         for a in sh ls cat echo readlink hostname env; do ln -sf busybox {0}/b/rootfs/bin/$a; done && \
+         echo inside >{0}/b/rootfs/sign && echo brought >{0}/data/file && chown -R alice: {0}/b {0}/data",
+        "/home/alice"
+    );
+    c.ask("n1", &script);
+    let config = r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"},
+        "process":{"args":["sh"],"cwd":"/","env":["PATH=/bin","FROM=image"],"user":{"uid":0,"gid":0}}}"#;
+    std::fs::write(home.join("b/config.json"), config).unwrap();
+    let words = [
+        "-N2",
+        "--bundle=/home/alice/b",
+        "--bind=/home/alice/data:/data:ro",
+        "sh",
+        "-c",
+        "cat /sign /data/file; echo $FROM $PATH; echo x >/data/new || echo refused",
+    ];
+    let seen = c.try_srun(&words);
+    let lines = |text: &str| seen.out.lines().filter(|l| *l == text).count();
+    assert_eq!(
+        (lines("inside"), lines("brought"), lines("image /bin"), lines("refused")),
+        (2, 2, 2, 2),
+        "{seen:?}"
+    );
+    c.clean();
+}
