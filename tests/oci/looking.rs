@@ -193,7 +193,7 @@ fn a_wrong_command_line_is_one_error_with_a_hint() {
             (&["checkpoint", "--image-path", "/x", "a"], &["checkpoint", "not supported"]),
             (&["restore", "a"], &["restore", "not supported"]),
             (&["--rootless", "perhaps", "list"], &["--rootless", "perhaps", "auto"]),
-            (&["--systemd-cgroup", "list"], &["--systemd-cgroup"]),
+            (&["--systemd-cgroup", "job", "list"], &["--systemd-cgroup", "job"]),
             (&["explain", "paus"], &["paus", "'pause'"]),
         ] {
             case.call(args).refused(words);
