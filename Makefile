@@ -22,10 +22,10 @@ plugin  := target/denovo_spank.so
 sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build spank demo test check bench install clean
+.PHONY: help build spank demo demo-images test test-vm check bench install clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 build: $(binary) ## the release binary, static: target/denovo
 	@:
@@ -50,6 +50,11 @@ demo: ## a real MPI program inside and outside an environment, side by side (abo
 	@$(MAKE) --no-print-directory build
 	@demo/run $(binary)
 
+demo-images: ## one MPI program in Debian 11, 12 and 13 at the same time (minutes the first time)
+	@scripts/setup build images
+	@$(MAKE) --no-print-directory build
+	@demo/releases/run $(binary)
+
 check: ## form, lints, unit tests: what every commit passes (under 2 minutes)
 	@scripts/setup check
 	cargo fmt --all --check
@@ -59,6 +64,10 @@ check: ## form, lints, unit tests: what every commit passes (under 2 minutes)
 test: ## everything CI runs: check, then the tests on the real kernel
 	@scripts/setup test
 	@scripts/test
+
+test-vm: ## the tests in virtual machines with other kernels, as root and as a user
+	@scripts/setup vm
+	@tests/vm/run $(KERNELS)
 
 bench: ## start-up and memory against crun, runc, bubblewrap and the kernel's floor
 	@scripts/setup bench

@@ -47,7 +47,7 @@ impl Groups {
 
     /// Kills what is in the groups, of which `child` is one.
     fn end(&self, mut child: Child) {
-        cgroup::kill(&self.0, Duration::from_secs(5)).unwrap();
+        cgroup::kill(&self.0, Duration::from_secs(60)).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
 
@@ -68,7 +68,7 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        let killed = cgroup::kill(&self.0, Duration::from_secs(5));
+        let killed = cgroup::kill(&self.0, Duration::from_secs(60));
         let removed = cgroup::remove(&self.0);
         if !std::thread::panicking() {
             killed.unwrap();
@@ -123,7 +123,7 @@ fn memory(bytes: i64) -> Limits {
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(100);
     while !done() {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -169,6 +169,7 @@ fn limits_are_in_force() {
         period: Some(50_000),
         cpus: Some("0".into()),
         mems: Some("0".into()),
+        ..Cpu::default()
     };
     limits.pids = Some(77);
     let groups = Groups::made("limits", limits);
@@ -220,8 +221,11 @@ fn who_takes_too_much_memory_is_killed_and_counted() {
     let usage = cgroup::usage(&groups.0);
     assert_eq!(usage.oom_kills, Some(1), "{usage:?}");
     assert!(usage.memory_limit_hits.is_some(), "{usage:?}");
-    let peak = usage.memory_peak.unwrap();
-    assert!((16 << 20..=32 << 20).contains(&peak), "{usage:?}");
+    // cgroup v2 tells the peak since Linux 5.19.
+    let facts = Facts::read().unwrap();
+    let untold = facts.cgroups.v1_with("memory").is_none() && facts.kernel < (5, 19);
+    let peak = usage.memory_peak;
+    assert!(peak.map_or(untold, |peak| (16 << 20..=32 << 20).contains(&peak)), "{usage:?}");
     assert!(usage.cpu_ns > Some(0) && usage.pids == Some(0), "{usage:?}");
 }
 
@@ -234,7 +238,7 @@ fn throttling_and_refused_forks_are_counted() {
     let groups = Groups::made("throttled", Limits { cpu, pids: Some(3), ..Limits::default() });
     let forks = groups.shell("sleep 9 & sleep 9 & sleep 9 & sleep 9");
     wait_until("no fork was refused", || cgroup::usage(&groups.0).pids_limit_hits > Some(0));
-    cgroup::kill(&groups.0, Duration::from_secs(5)).unwrap();
+    cgroup::kill(&groups.0, Duration::from_secs(60)).unwrap();
     output(forks);
     let busy = groups.shell("while :; do :; done");
     wait_until("never throttled", || cgroup::usage(&groups.0).cpu_throttled_periods > Some(1));
@@ -262,7 +266,8 @@ fn nothing_survives_kill_and_remove() {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         !stat.contains("(sleep)") || stat.contains(") Z")
     };
-    assert!(all.iter().all(gone));
+    // Those on their way out are in no group any more, and end shortly after.
+    wait_until("a process is still there", || all.iter().all(gone));
     cgroup::remove(&groups.0).unwrap();
     assert_eq!(groups.exist(), 0);
     // Once more is no error.

@@ -44,6 +44,9 @@ pub struct Options {
     /// `host` (this node's own distribution, fresh), a directory, or a name
     #[arg(long, value_name = "DIR|NAME")]
     bundle: Option<String>,
+    /// An image of the stores, by name or digest
+    #[arg(long, value_name = "IMAGE", conflicts_with = "bundle")]
+    image: Option<String>,
     /// CPUs, for this job alone
     #[arg(long, value_name = "N")]
     cpus: Option<usize>,
@@ -173,6 +176,7 @@ impl Options {
         JobRequest {
             id: self.id.clone(),
             bundle: self.bundle.clone(),
+            image: self.image.clone(),
             cpus: self.cpus,
             share_cpus: self.share_cpus,
             memory: self.memory,
@@ -305,7 +309,7 @@ fn list(all: &[Seen], as_json: bool) -> Result<i32, Refusal> {
 }
 
 fn receipt(id: &str, as_json: bool) -> Result<i32, Refusal> {
-    let site = crate::request::scheduler::site::load()?;
+    let site = crate::request::site::load()?.scheduler;
     let place = &site.receipts;
     let found = Receipts::new(place).load(id).ok_or_else(|| {
         Problem::user(format!("job {id:?}: no receipt of it in {} is yours", place.display()))

@@ -1,10 +1,14 @@
 //! The command line: from argv to an exit code.
 
+mod control;
+mod image;
+mod inspect;
 mod job;
 mod node;
 mod oci;
 pub mod say;
 mod scheduler;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,8 +24,17 @@ use say::{Voice, out};
 
 /// One fresh machine per job on a shared compute node.
 #[derive(Debug, Parser)]
-#[command(name = "denovo", version, about, disable_help_subcommand = true)]
+#[command(
+    name = "denovo",
+    version,
+    about,
+    disable_help_subcommand = true,
+    disable_version_flag = true
+)]
 struct Cli {
+    /// Print versions
+    #[arg(short = 'V', short_alias = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -44,10 +57,10 @@ pub struct Global {
     #[arg(long, hide = true)]
     debug: bool,
     /// Accepted for callers of runc; denovo finds out by itself
-    #[arg(long, hide = true, value_name = "BOOL")]
+    #[arg(long, hide = true, value_name = "BOOL", value_parser = ["true", "false", "auto"])]
     rootless: Option<String>,
-    /// Use systemd for control groups (not supported yet)
-    #[arg(long, hide = true)]
+    /// Have systemd make a container's control group, as a transient scope
+    #[arg(long)]
     systemd_cgroup: bool,
 }
 
@@ -67,6 +80,22 @@ enum Verb {
     Run(oci::Run),
     /// Execute a process in a running container
     Exec(oci::Exec),
+    /// Stop every process of a container where it is
+    Pause(oci::Id),
+    /// Let a paused container go on
+    Resume(oci::Id),
+    /// Change the limits of a container that runs
+    Update(Box<control::Update>),
+    /// List the processes of a container
+    Ps(inspect::Ps),
+    /// Print statistics of a container at intervals, and when memory runs out
+    Events(inspect::Events),
+    /// Print what a config.json may ask for, as JSON
+    Features,
+    #[command(hide = true)]
+    Checkpoint(inspect::Foreign),
+    #[command(hide = true)]
+    Restore(inspect::Foreign),
     /// List containers
     #[command(visible_alias = "ls")]
     List(oci::List),
@@ -75,6 +104,9 @@ enum Verb {
     /// Environments of jobs: one per job and node, joined by every rank
     #[command(subcommand)]
     Job(job::Verb),
+    /// Images: a store of them, in from files and out to other tools
+    #[command(subcommand)]
+    Image(image::Verb),
     /// The node: facts, and cleaning up after crashes
     #[command(subcommand)]
     Node(node::Verb),
@@ -155,10 +187,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
     let argv: Vec<OsString> = argv.into_iter().collect();
     match parse(&argv) {
         Ok(cli) => dispatch(cli, None),
-        Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { 125 } else { 0 }
-        }
+        Err(error) => usage::answer(&error, &argv),
     }
 }
 
@@ -174,7 +203,7 @@ fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
             && let Some((_, inner)) = matches.subcommand()
         {
             let global = Global::from_arg_matches(&matches)?;
-            return Ok(Cli { global, verb: (verb.read)(inner)? });
+            return Ok(Cli { version: None, global, verb: (verb.read)(inner)? });
         }
     }
     Cli::try_parse_from(argv)
@@ -250,6 +279,9 @@ fn inner(
     read(inner).map(Verb::Job)
 }
 
+/// Options before the verb whose value may be the next word.
+const TAKES_VALUE: [&str; 4] = ["--root", "--log", "--log-format", "--rootless"];
+
 /// The verb of a command line, past the options before it, with the first
 /// word that names it.
 fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
@@ -257,7 +289,7 @@ fn called(argv: &[OsString]) -> Option<(&'static str, &'static Quick)> {
     while let Some(word) = words.next() {
         let word = word.to_str()?;
         match word {
-            "--root" | "--log" | "--log-format" | "--rootless" => drop(words.next()?),
+            _ if TAKES_VALUE.contains(&word) => drop(words.next()?),
             _ if word.starts_with('-') => {}
             "job" => {
                 let word = words.next()?.to_str()?;
@@ -280,9 +312,9 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
     let explain = explaining.is_some();
     let facts = explaining.unwrap_or_default().facts;
     let context = Context { global: cli.global, voice, explain, facts };
-    if context.global.systemd_cgroup {
-        let problem = Problem::user("--systemd-cgroup: not supported yet by denovo")
-            .hint("leave it out: denovo makes its control groups itself");
+    if context.global.systemd_cgroup && matches!(cli.verb, Verb::Job(_)) {
+        let problem = Problem::user("--systemd-cgroup: is for containers, not jobs")
+            .hint("leave it out: a job's control group is below the caller's, or root's own");
         context.voice.problems(&[problem]);
         return 125;
     }
@@ -294,6 +326,14 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
         Verb::Delete(args) => oci::delete(&context, &args),
         Verb::Run(args) => oci::run(&context, &args),
         Verb::Exec(args) => oci::exec(&context, &args),
+        Verb::Pause(args) => control::pause(&context, &args),
+        Verb::Resume(args) => control::resume(&context, &args),
+        Verb::Update(args) => control::update(&context, &args),
+        Verb::Ps(args) => inspect::ps(&context, &args),
+        Verb::Events(args) => inspect::events(&context, &args),
+        Verb::Features => inspect::features(),
+        Verb::Checkpoint(_) => inspect::not_supported("checkpoint"),
+        Verb::Restore(_) => inspect::not_supported("restore"),
         Verb::List(args) => oci::list(&context, &args),
         Verb::Spec(args) => oci::spec(&context, &args),
         Verb::Job(job::Verb::Explain(mut args)) => {
@@ -301,6 +341,7 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
             return explained(&context, args);
         }
         Verb::Job(verb) => job::run(&context, verb),
+        Verb::Image(verb) => image::run(&context, verb),
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Prolog => scheduler::prolog(&context),
         Verb::Epilog => scheduler::epilog(&context),
@@ -319,14 +360,13 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
 /// Parses the rest as a command line of its own, to be explained.
 fn explained(context: &Context, args: Explain) -> i32 {
     let argv = std::iter::once(OsString::from("denovo")).chain(args.command);
-    match parse(&argv.collect::<Vec<_>>()) {
+    let argv: Vec<OsString> = argv.collect();
+    match parse(&argv) {
         Ok(mut cli) => {
             cli.global.root = cli.global.root.or_else(|| context.global.root.clone());
+            cli.global.systemd_cgroup |= context.global.systemd_cgroup;
             dispatch(cli, Some(Explaining { facts: args.facts }))
         }
-        Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { 125 } else { 0 }
-        }
+        Err(error) => usage::answer(&error, &argv),
     }
 }

@@ -8,10 +8,11 @@ use super::Context;
 use super::say::{out, rfc3339};
 use crate::policy::container::further::{self, Further};
 use crate::problem::Problem;
-use crate::record::container::Status;
+use crate::record::container::{Record, State, Status, Store};
 use crate::request::default_config::{For, default_config};
 use crate::request::user::UserIds;
 use crate::supervise::container::{self, Refusal, StartOptions};
+use crate::supervise::control;
 use crate::supervise::exec::{self, ExecOptions};
 
 /// A verb that takes a container's id only.
@@ -19,7 +20,7 @@ use crate::supervise::exec::{self, ExecOptions};
 pub struct Id {
     /// The container's id
     #[arg(value_name = "ID", value_parser = crate::request::id::container_id)]
-    id: String,
+    pub id: String,
 }
 
 /// What create and run have in common.
@@ -48,7 +49,7 @@ pub struct Making {
 }
 
 impl Making {
-    fn options(&self, detach: bool, keep: bool) -> StartOptions {
+    fn options(&self, context: &Context, detach: bool, keep: bool) -> StartOptions {
         StartOptions {
             bundle: self.bundle.clone(),
             console_socket: self.console_socket.clone(),
@@ -56,6 +57,7 @@ impl Making {
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            systemd_cgroup: context.global.systemd_cgroup,
             detach,
             keep,
         }
@@ -84,7 +86,7 @@ pub struct Run {
 }
 
 pub fn create(context: &Context, args: &Create) -> Result<i32, Refusal> {
-    let options = args.making.options(true, false);
+    let options = args.making.options(context, true, false);
     let warn = |text: &str| context.voice.warn(text);
     if context.explain {
         context.print_plan(&container::explain(
@@ -101,7 +103,7 @@ pub fn create(context: &Context, args: &Create) -> Result<i32, Refusal> {
 }
 
 pub fn run(context: &Context, args: &Run) -> Result<i32, Refusal> {
-    let options = args.making.options(args.detach, args.keep);
+    let options = args.making.options(context, args.detach, args.keep);
     let warn = |text: &str| context.voice.warn(text);
     if context.explain {
         context.print_plan(&container::explain(
@@ -121,14 +123,37 @@ pub fn start(context: &Context, args: &Id) -> Result<i32, Refusal> {
         context.print_plan(&[format!("let the waiting process of container {} go", args.id)]);
         return Ok(0);
     }
-    container::start(&context.containers(), &args.id, &|text| context.voice.warn(text))?;
+    container::start(&context.containers(), &args.id)?;
     Ok(0)
+}
+
+/// The state of the specification, and what runc adds to it.
+#[derive(serde::Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    state: State<'a>,
+    rootfs: &'a std::path::Path,
+    created: String,
+    /// The name of who made it, or the number where there is no name.
+    owner: String,
+}
+
+impl<'a> Told<'a> {
+    fn of(store: &Store, record: &'a Record) -> Self {
+        let name = crate::host::accounts::user_by_uid(record.uid).map(|user| user.name);
+        Self {
+            state: record.state(store.status(record)),
+            rootfs: &record.rootfs,
+            created: rfc3339(record.created),
+            owner: name.unwrap_or_else(|| record.uid.to_string()),
+        }
+    }
 }
 
 pub fn state(context: &Context, args: &Id) -> Result<i32, Refusal> {
     let store = context.containers();
     let record = store.load(&args.id)?;
-    let text = serde_json::to_string_pretty(&record.state(store.status(&record)))
+    let text = serde_json::to_string_pretty(&Told::of(&store, &record))
         .map_err(|e| Problem::ours(e.to_string()))?;
     out(format_args!("{text}"));
     Ok(0)
@@ -183,7 +208,7 @@ pub fn kill(context: &Context, args: &Kill) -> Result<i32, Refusal> {
         )]);
         return Ok(0);
     }
-    container::kill(&context.containers(), &args.id.id, args.signal, args.all)?;
+    control::kill(&context.containers(), &args.id.id, args.signal, args.all)?;
     Ok(0)
 }
 
@@ -248,6 +273,21 @@ pub struct Exec {
     /// Come back once the process runs
     #[arg(short, long)]
     detach: bool,
+    /// Also into a paused container, where it waits for the resume
+    #[arg(long)]
+    ignore_paused: bool,
+    /// Control group below the container's to put it in
+    #[arg(long, value_name = "[CONTROLLER,…:]PATH")]
+    cgroup: Vec<String>,
+    /// AppArmor profile to change to
+    #[arg(long, value_name = "PROFILE")]
+    apparmor: Option<String>,
+    /// SELinux label of the process
+    #[arg(long, value_name = "LABEL")]
+    process_label: Option<String>,
+    /// Accepted for callers of runc; denovo never becomes a subreaper
+    #[arg(long, hide = true)]
+    no_subreaper: bool,
     #[command(flatten)]
     id: Id,
     /// The command and its arguments
@@ -275,6 +315,8 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
                 terminal: args.tty,
                 capabilities: args.cap.clone(),
                 no_new_privileges: args.no_new_privs,
+                apparmor_profile: args.apparmor.clone(),
+                selinux_label: args.process_label.clone(),
             },
         )?,
     };
@@ -291,6 +333,8 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
         console_socket: args.console_socket.clone(),
         preserve_fds: args.preserve_fds,
         detach: args.detach,
+        ignore_paused: args.ignore_paused,
+        cgroup: args.cgroup.clone(),
     };
     exec::exec(&store, &args.id.id, &options)
 }
@@ -312,27 +356,15 @@ pub fn list(context: &Context, args: &List) -> Result<i32, Refusal> {
         records.iter().for_each(|r| out(format_args!("{}", r.id)));
         return Ok(0);
     }
-    let rows: Vec<_> = records.iter().map(|r| (r, store.status(r))).collect();
     if args.format == "json" {
-        let all: Vec<_> = rows
-            .iter()
-            .map(|(r, status)| {
-                serde_json::json!({
-                    "ociVersion": crate::record::container::OCI_VERSION,
-                    "id": r.id,
-                    "pid": r.state(*status).pid,
-                    "status": status,
-                    "bundle": r.bundle,
-                    "created": rfc3339(r.created),
-                    "owner": r.uid.to_string(),
-                })
-            })
-            .collect();
-        out(format_args!("{}", serde_json::Value::from(all)));
+        let all: Vec<_> = records.iter().map(|record| Told::of(&store, record)).collect();
+        let text = serde_json::to_string(&all).map_err(|e| Problem::ours(e.to_string()))?;
+        out(format_args!("{text}"));
         return Ok(0);
     }
     out(format_args!("{:<24} {:>8}  {:<9} {:<21} BUNDLE", "ID", "PID", "STATUS", "CREATED"));
-    for (r, status) in rows {
+    for r in &records {
+        let status = store.status(r);
         let (pid, created) = (r.state(status).pid, rfc3339(r.created));
         let name = Status::name(status);
         out(format_args!("{:<24} {pid:>8}  {name:<9} {created:<21} {}", r.id, r.bundle.display()));

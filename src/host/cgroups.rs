@@ -4,6 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Cgroups, HierarchyV1, HierarchyV2};
 
+/// Group in a user's delegated group into which denovo moves the processes
+/// that are in the latter, before it can have controllers for others below it
+/// (cgroups(7), "no internal processes").
+pub const CALLERS: &str = "denovo-callers";
+
 /// One line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 struct MountLine<'a> {
     id: u32,
@@ -87,7 +92,10 @@ fn best(
     }
     choice.map(|(_, mount)| {
         let own = below(own, mount.root).unwrap_or(own);
-        (PathBuf::from(unescape(mount.point)), if own.is_empty() { "/" } else { own }.to_owned())
+        (
+            PathBuf::from(String::from_utf8_lossy(&unescape(mount.point.as_bytes())).into_owned()),
+            if own.is_empty() { "/" } else { own }.to_owned(),
+        )
     })
 }
 
@@ -135,9 +143,9 @@ fn leads_to(other: &MountLine, mount: &MountLine, mounts: &[MountLine]) -> bool 
 }
 
 /// Octal escapes of mountinfo undone (`\040` is a space).
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {
         let code = (first == b'\\')
             .then(|| tail.get(..3))
@@ -147,7 +155,7 @@ fn unescape(text: &str) -> String {
         bytes.push(code.unwrap_or(first));
         rest = if code.is_some() { &tail[3..] } else { tail };
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 /// Fills in what only the file systems themselves tell.
@@ -160,6 +168,9 @@ pub(super) fn look_into(found: &mut Cgroups) {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.split_whitespace().map(str::to_owned).collect()
     };
+    if let Some(delegated) = v2.own.strip_suffix(CALLERS).and_then(|p| p.strip_suffix('/')) {
+        v2.own = if delegated.is_empty() { "/" } else { delegated }.to_owned();
+    }
     v2.controllers = words(&v2.mount.join("cgroup.controllers"));
     v2.own_controllers = if v2.own == "/" {
         v2.controllers.clone()
@@ -167,6 +178,17 @@ pub(super) fn look_into(found: &mut Cgroups) {
         words(&group(&v2.mount, &v2.own).join("cgroup.controllers"))
     };
     v2.writable = writable(&v2.mount, &v2.own);
+}
+
+impl Cgroups {
+    /// The same for a caller who is in the v2 group `own`.
+    pub fn seen_from(mut self, own: &str) -> Self {
+        if let Some(v2) = &mut self.v2 {
+            v2.own = format!("/{own}");
+        }
+        look_into(&mut self);
+        self
+    }
 }
 
 fn group(mount: &Path, own: &str) -> PathBuf {

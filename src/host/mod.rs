@@ -12,6 +12,8 @@ pub mod cgroups;
 pub mod cpulist;
 pub mod distribution;
 pub mod hardware;
+pub mod lsm;
+pub mod resctrl;
 pub mod user_namespace;
 
 /// The node and the caller, as far as a decision depends on them.
@@ -180,7 +182,11 @@ fn read(path: &'static str) -> Result<String, FactsError> {
     }
 }
 
-fn kernel() -> Result<(u32, u32), FactsError> {
+/// Major and minor version of the running kernel.
+///
+/// # Errors
+/// [`FactsError`] when its release is no version.
+pub fn kernel() -> Result<(u32, u32), FactsError> {
     let name = nix::sys::utsname::uname()
         .map_err(|errno| FactsError::Call { what: "kernel release", errno })?;
     let release = name.release().to_string_lossy();

@@ -31,6 +31,10 @@ pub enum Word {
     /// A sentence that goes with the failure that follows.
     Note = b'n' as isize,
     Network = b'w' as isize,
+    /// Network devices are to be moved in.
+    WantDevices = b'd' as isize,
+    /// The listener of a seccomp filter.
+    Listener = b'l' as isize,
 }
 
 /// What the starter hears.
@@ -41,7 +45,9 @@ pub enum Heard {
     RunHooks,
     WantState,
     Created,
+    WantDevices,
     Terminal(OwnedFd),
+    Listener(OwnedFd),
     Born(i32),
     Note(String),
     Failed {
@@ -144,6 +150,14 @@ impl Channel {
         send_with(&self.0, &[Word::Network as u8], &[network.as_raw_fd()])
     }
 
+    /// The listener of the filter that this process has from now on.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    pub fn say_listener(&self, listener: &OwnedFd) -> Result<(), Errno> {
+        send_with(&self.0, &[Word::Listener as u8], &[listener.as_raw_fd()])
+    }
+
     /// Waits for the network namespace.
     ///
     /// # Errors
@@ -218,6 +232,8 @@ pub fn parse(packet: &[u8], fd: Option<OwnedFd>) -> Result<Heard, Errno> {
         b if b == Word::WantState as u8 => Some(Heard::WantState),
         b if b == Word::Created as u8 => Some(Heard::Created),
         b if b == Word::Terminal as u8 => fd.map(Heard::Terminal),
+        b if b == Word::Listener as u8 => fd.map(Heard::Listener),
+        b if b == Word::WantDevices as u8 => Some(Heard::WantDevices),
         b if b == Word::Born as u8 => number(1).map(Heard::Born),
         b if b == Word::Note as u8 => {
             Some(Heard::Note(String::from_utf8_lossy(&packet[1..]).into_owned()))

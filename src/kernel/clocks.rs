@@ -1,11 +1,13 @@
 //! Time namespaces (time_namespaces(7)).
 
 use std::io::Write;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
 use super::inside::{Fault, Named};
+use super::procfs;
 use crate::policy::spec::Clocks;
 
 /// A new time namespace for this process's children, with its offsets.
@@ -40,10 +42,9 @@ pub fn unshare(clocks: &Clocks) -> Result<(), Fault> {
     if used == 0 {
         return Ok(());
     }
-    use nix::fcntl::{OFlag, open};
-    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    let file = open(c"/proc/self/timens_offsets", flags, nix::sys::stat::Mode::empty())
-        .named("open of timens_offsets")?;
+    let proc = procfs::root()?;
+    let path = c"self/timens_offsets";
+    let file = procfs::open(proc.as_fd(), path, libc::O_WRONLY, "open of timens_offsets")?;
     nix::unistd::write(&file, &text[..used]).named("write of timens_offsets").map(drop)
 }
 

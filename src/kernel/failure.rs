@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use super::launch::Failure;
 use crate::plan::Plan;
-use crate::plan::inside::Inside;
+use crate::plan::inside::{Inside, Lsm};
 use crate::policy::spec::{Fixture, MountSource};
 use crate::problem::Problem;
 
@@ -101,11 +101,26 @@ fn exec(program: &str, plan: &Plan, errno: Errno) -> Problem {
 
 fn inside(step: &Inside, failure: &Failure) -> Problem {
     let Failure { errno, call, .. } = failure;
-    let problem =
-        Problem::kernel(format!("cannot {}: {call}: {}", infinitive(step), describe(*errno)));
+    let field = field(step).map_or_else(String::new, |field| format!("{field}: "));
+    let what = infinitive(step);
+    let problem = Problem::kernel(format!("{field}cannot {what}: {call}: {}", describe(*errno)));
     match hint(step, *errno) {
         Some(text) => problem.hint(text),
         None => problem,
+    }
+}
+
+/// The field of config.json that a step comes from, where its line alone does
+/// not tell.
+fn field(step: &Inside) -> Option<&'static str> {
+    match step {
+        Inside::Scheduler(_) => Some("process.scheduler"),
+        Inside::IoPriority(_) => Some("process.ioPriority"),
+        Inside::Label { lsm: Lsm::AppArmor, .. } => Some("process.apparmorProfile"),
+        Inside::Label { lsm: Lsm::SeLinux, .. } => Some("process.selinuxLabel"),
+        Inside::Personality(_) => Some("linux.personality"),
+        Inside::MemoryPolicy(_) => Some("linux.memoryPolicy"),
+        _ => None,
     }
 }
 
@@ -139,6 +154,33 @@ fn hint(step: &Inside, errno: Errno) -> Option<String> {
             "{} in the root must be a directory and no link",
             m.destination
         )),
+        (Inside::Put(Fixture::Mount(m)), Errno::EINVAL | Errno::EPERM) if m.id_map.is_some() => {
+            Some("the source's file system must allow id-mapped mounts (ext4, xfs, btrfs, tmpfs since Linux 6.3, …; not proc or sysfs, nor one that is id-mapped already)".into())
+        }
+        (Inside::Scheduler(_), Errno::EPERM) => Some(
+            "it takes CAP_SYS_NICE; realtime scheduling also takes linux.resources.cpu.realtimeRuntime where cgroup v1 divides it, and SCHED_DEADLINE the CPUs of no cpuset".into(),
+        ),
+        (Inside::Scheduler(_), _) => {
+            Some("sched(7) says which values go with which policy; the kernel admits no SCHED_DEADLINE beyond the CPU time that is left".into())
+        }
+        (Inside::IoPriority(_), Errno::EPERM) => {
+            Some("the class IOPRIO_CLASS_RT takes CAP_SYS_NICE or CAP_SYS_ADMIN; use IOPRIO_CLASS_BE".into())
+        }
+        (Inside::MemoryPolicy(_), Errno::EINVAL) => {
+            Some("linux.memoryPolicy must name nodes of this machine that the container's cpuset allows (numactl -H), in a mode that this kernel has".into())
+        }
+        (Inside::MemoryPolicy(_), Errno::ENOSYS) => {
+            Some("this kernel has no NUMA (CONFIG_NUMA); leave linux.memoryPolicy out".into())
+        }
+        (Inside::Label { .. }, Errno::ENOENT | Errno::EINVAL) => {
+            Some("the profile or label must be known to the kernel: load it first (apparmor_parser, semodule)".into())
+        }
+        (Inside::Affinity(_), Errno::EINVAL) => {
+            Some("none of these CPUs is one that the control groups allow".into())
+        }
+        (Inside::DeviceLinks, Errno::ELOOP | Errno::ENOTDIR | Errno::EXDEV) => {
+            Some("/dev in the root must be a directory and no link".into())
+        }
         (_, Errno::ENOSPC) => Some("the file system for the environment's writes is full".into()),
         (Inside::WorkingDirectory(path), Errno::ENOENT) => {
             Some(format!("{path} must exist inside the environment"))

@@ -30,6 +30,20 @@ pub fn is_procfs(fd: BorrowedFd<'_>) -> bool {
         .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
 
+/// Whether the caller may read an entry (search it, if a directory); a link
+/// itself can always be read.
+pub fn may_read(dir: BorrowedFd<'_>, name: &CStr) -> bool {
+    use nix::unistd::{AccessFlags, faccessat};
+    let stat = nix::sys::stat::fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let wanted = match stat.map(|s| s.st_mode & libc::S_IFMT) {
+        Ok(libc::S_IFLNK) => return true,
+        Ok(libc::S_IFDIR) => AccessFlags::R_OK | AccessFlags::X_OK,
+        Ok(_) => AccessFlags::R_OK,
+        Err(_) => return false,
+    };
+    faccessat(dir, name, wanted, AtFlags::AT_EACCESS).is_ok()
+}
+
 /// chmod(2) by a descriptor that may be `O_PATH`, through /proc/self/fd.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use super::cgroup::Doors;
 use super::channel::{Channel, Heard, STAGE, Word};
 use super::inside::{Child, Executable, Fault, Named};
 use super::sys::{self, Forked};
-use crate::plan::inside::Join;
+use crate::plan::inside::{Inside, Join};
 use crate::plan::{Launch, Plan};
 use crate::policy::spec::{IdMap, Kind};
 use crate::problem::Problem;
@@ -101,13 +101,29 @@ pub fn launch_placed(
     extra: &Extra<'_>,
     place: &dyn Fn(i32) -> Result<(), Problem>,
 ) -> Result<Born, NotLaunched> {
+    if let Some(cpus) = &plan.launch.cpus {
+        super::inside::affinity(cpus).map_err(|fault| Fault {
+            call: "sched_setaffinity (process.execCPUAffinity.initial)",
+            ..fault
+        })?;
+    }
+    let held = Held {
+        mapped: super::id_mapped::prepare(&plan.inside)?,
+        proc: plan
+            .inside
+            .iter()
+            .any(|step| matches!(step, Inside::Label { .. }))
+            .then(super::procfs::root)
+            .transpose()?,
+    };
     let (ours, theirs) = Channel::pair().named("socketpair")?;
     let executable = plan.program.as_ref().map(|program| Executable {
         candidates: &program.candidates,
         argv: sys::PointerList::new(&program.args),
         envp: sys::PointerList::new(&program.env),
     });
-    let body = |channel: &Channel| run_child(plan, doors, extra, executable.as_ref(), channel);
+    let body =
+        |channel: &Channel| run_child(plan, doors, extra, &held, executable.as_ref(), channel);
     let mut new = plan.launch.new;
     if plan.launch.network_aside {
         new &= !(libc::CLONE_NEWNET as u64);
@@ -182,10 +198,17 @@ fn make_network() -> Result<OwnedFd, Fault> {
     new
 }
 
+/// What is opened or made before the clone, where the privilege for it is.
+struct Held {
+    mapped: super::id_mapped::Trees,
+    proc: Option<OwnedFd>,
+}
+
 fn run_child(
     plan: &Plan,
     doors: &Doors,
     extra: &Extra<'_>,
+    held: &Held,
     executable: Option<&Executable<'_>>,
     channel: &Channel,
 ) -> i32 {
@@ -194,9 +217,14 @@ fn run_child(
         // is nobody in the new user namespace; some must be written to.
         let _ = sys::prctl(libc::PR_SET_DUMPABLE, 1, 0);
     }
+    if let Some(count) = extra.preserve {
+        super::inside::older::mark_inherited(3 + count as i32);
+    }
     let mut child = Child::new(channel, &doors.v1_tasks);
     child.executable = executable;
     child.seccomp = plan.seccomp.as_ref().map(|(program, flags)| (&program[..], *flags));
+    child.mapped = &held.mapped;
+    child.proc = held.proc.as_ref();
     child.start = extra.start;
     child.preserve = extra.preserve;
     child.mask = extra.mask;
@@ -304,9 +332,9 @@ fn run_stage(
 fn stage_steps(launch: &Launch, user_first: bool) -> Result<Forked, Fault> {
     let mut new = launch.new;
     if user_first {
+        // Its ids stay the caller's: they own its files in /proc, where the
+        // clocks are set, and open what lies outside.
         new &= !(libc::CLONE_NEWUSER as u64);
-        sys::setgid_all(0).named("setresgid")?;
-        sys::setuid_all(0).named("setresuid")?;
     }
     enter(&launch.join)?;
     if let Some(clocks) = &launch.clocks {

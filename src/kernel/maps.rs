@@ -1,12 +1,13 @@
 //! User and group id maps of a new user namespace (user_namespaces(7)).
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::ffi::CString;
+use std::os::fd::AsFd;
 use std::process::Command;
 
 use nix::errno::Errno;
 
-use super::inside::Fault;
+use super::inside::{Fault, Named};
+use super::procfs;
 use crate::plan::Launch;
 use crate::policy::spec::IdMap;
 
@@ -19,14 +20,27 @@ use crate::policy::spec::IdMap;
 /// # Errors
 /// The file or the helper that refused.
 pub fn write(pid: i32, launch: &Launch) -> Result<(), Fault> {
+    write_maps(pid, &launch.uid_map, &launch.gid_map, launch.deny_setgroups)
+}
+
+/// [`write`] of maps that belong to no launch.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_maps(
+    pid: i32,
+    uid_map: &[IdMap],
+    gid_map: &[IdMap],
+    deny_setgroups: bool,
+) -> Result<(), Fault> {
     let uid = nix::unistd::geteuid().as_raw();
     let gid = nix::unistd::getegid().as_raw();
     let privileged = uid == 0;
-    if launch.deny_setgroups {
+    if deny_setgroups {
         write_file(pid, "setgroups", b"deny", "write of setgroups")?;
     }
-    one(pid, "uid_map", "newuidmap", &launch.uid_map, privileged, uid)?;
-    one(pid, "gid_map", "newgidmap", &launch.gid_map, privileged, gid)
+    one(pid, "uid_map", "newuidmap", uid_map, privileged, uid)?;
+    one(pid, "gid_map", "newgidmap", gid_map, privileged, gid)
 }
 
 fn one(
@@ -65,9 +79,11 @@ fn by_helper(pid: i32, helper: &'static str, maps: &[IdMap]) -> Result<(), Fault
 }
 
 fn write_file(pid: i32, name: &str, text: &[u8], call: &'static str) -> Result<(), Fault> {
-    OpenOptions::new()
-        .write(true)
-        .open(format!("/proc/{pid}/{name}"))
-        .and_then(|mut file| file.write_all(text))
-        .map_err(|e| Fault { call, errno: Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)) })
+    let path = CString::new(format!("{pid}/{name}")).unwrap_or_default();
+    let file = procfs::open(procfs::root()?.as_fd(), &path, libc::O_WRONLY, call)?;
+    // The kernel takes a map in one write only.
+    match nix::unistd::write(&file, text).named(call)? {
+        length if length == text.len() => Ok(()),
+        _ => Err(Fault { call, errno: Errno::EIO }),
+    }
 }

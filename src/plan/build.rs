@@ -2,13 +2,15 @@
 
 use super::cgroup::CgroupPlan;
 use super::inside::{Inside, Join};
-use super::{Launch, Plan, Program};
+use super::{Launch, Plan};
 use crate::host::Facts;
 use crate::policy::spec::{
-    Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Seccomp, Spec,
+    Device, Fixture, Kind, MountSource, Namespace, Namespaces, Process, Root, Spec,
 };
 use crate::policy::text::CText;
 use crate::problem::Problems;
+
+pub use super::process::{entering, process_steps, program, rank_steps};
 
 /// What a plan depends on beside the spec.
 #[derive(Debug, Clone)]
@@ -27,7 +29,8 @@ pub struct Options {
 /// # Errors
 /// Every reason why the control groups cannot be as asked.
 pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Problems> {
-    let cgroup = super::cgroup::plan(&spec.cgroup, facts)?;
+    let mut cgroup = super::cgroup::plan(&spec.cgroup, facts)?;
+    cgroup.resctrl = spec.intel_rdt.clone();
     let mut launch = launch(&spec.namespaces, spec.process.is_none());
     // Worth it where there is another CPU to do it on; where it must belong
     // to a new user namespace, only a process in there can make it.
@@ -42,6 +45,7 @@ pub fn plan(spec: &Spec, facts: &Facts, options: &Options) -> Result<Plan, Probl
     root_steps(spec, facts, options, &mut inside);
     seal_steps(spec, facts, options, &mut inside);
     network_steps(spec, launch.network_aside, &mut inside);
+    open_outside(&spec.namespaces, facts, &mut inside);
     match &spec.process {
         Some(process) => {
             inside.extend(process_steps(process, spec.seccomp.as_ref(), options.await_start));
@@ -101,6 +105,7 @@ fn launch(namespaces: &Namespaces, own_init: bool) -> Launch {
         gid_map: namespaces.gid_map.clone(),
         deny_setgroups: namespaces.deny_setgroups,
         owner: namespaces.owner.clone(),
+        cpus: None,
         network_aside: false,
     }
 }
@@ -108,7 +113,7 @@ fn launch(namespaces: &Namespaces, own_init: bool) -> Launch {
 /// From the clone to a mount namespace of one's own.
 fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut Vec<Inside>) {
     let namespaces = &spec.namespaces;
-    if !cgroup.steps.is_empty() {
+    if !cgroup.steps.is_empty() || cgroup.resctrl.is_some() {
         inside.push(Inside::EnterGroups);
     }
     if namespaces.user != Namespace::Shared {
@@ -134,8 +139,8 @@ fn enter_steps(spec: &Spec, cgroup: &CgroupPlan, options: &Options, inside: &mut
 
 /// The new network namespace, up and entered before the first step that
 /// depends on it: sysfs shows the network of the process that mounts it, and
-/// so do kernel settings. What is in /sys comes after everything else that is
-/// only placed in the root, so that there is time to make it.
+/// so do kernel settings. What is in /sys comes as late as the order of the
+/// mounts allows, so that there is time to make it.
 fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     if spec.namespaces.net != Namespace::New {
         return;
@@ -144,7 +149,8 @@ fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
         use Inside::*;
         matches!(
             step,
-            RuntimeHooks
+            NetDevices(_)
+                | RuntimeHooks
                 | ContainerHooks(_)
                 | Console { .. }
                 | Sysctl { .. }
@@ -157,7 +163,7 @@ fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     };
     let end = inside.iter().position(stops).unwrap_or(inside.len());
     let rest = inside.split_off(end);
-    let (late, mut all): (Vec<_>, Vec<_>) = std::mem::take(inside).into_iter().partition(in_sys);
+    let (late, mut all) = in_sys_and_after(std::mem::take(inside));
     if aside {
         all.push(Inside::EnterNetwork);
     }
@@ -167,14 +173,75 @@ fn network_steps(spec: &Spec, aside: bool, inside: &mut Vec<Inside>) {
     *inside = all;
 }
 
-/// Whether a step only concerns what is in /sys.
-fn in_sys(step: &Inside) -> bool {
-    let path = match step {
-        Inside::Put(Fixture::Mount(mount)) => &mount.destination,
-        Inside::ReadonlyMount(path) | Inside::ReadonlyPath(path) | Inside::MaskedPath(path) => path,
-        _ => return false,
-    };
-    path.as_bytes() == b"/sys" || path.as_bytes().starts_with(b"/sys/")
+/// Divides the steps into those that concern /sys or have to follow one that
+/// does, and all others, each in their order.
+///
+/// OCI config.md, "Mounts": entries are mounted in the listed order, so what is
+/// listed after /sys waits too, and so does what may be in such a mount.
+fn in_sys_and_after(steps: Vec<Inside>) -> (Vec<Inside>, Vec<Inside>) {
+    let mut behind = false;
+    let mut covered: Vec<CText> = Vec::new();
+    steps.into_iter().partition(|step| {
+        let path = concerned(step);
+        let sys = path.is_some_and(|path| is_in(path, b"/sys"));
+        if let Inside::Put(Fixture::Mount(mount)) = step {
+            behind |= sys;
+            if behind && !sys {
+                covered.push(mount.destination.clone());
+            }
+            return behind;
+        }
+        sys || !covered.is_empty() && !stays(path, &covered)
+    })
+}
+
+/// Whether a step is sure to be in none of these mounts, by the text of its
+/// path: links are followed only in the root.
+fn stays(path: Option<&CText>, covered: &[CText]) -> bool {
+    path.is_some_and(|path| {
+        [&b"/dev"[..], b"/proc"].iter().any(|dir| is_in(path, dir))
+            && !covered.iter().any(|mount| is_in(path, mount.as_bytes()))
+    })
+}
+
+fn concerned(step: &Inside) -> Option<&CText> {
+    match step {
+        Inside::Put(Fixture::Mount(mount)) => Some(&mount.destination),
+        Inside::MakeDevice(device) | Inside::BindDevice(device) => Some(&device.path),
+        Inside::ReadonlyMount(path) | Inside::ReadonlyPath(path) | Inside::MaskedPath(path) => {
+            Some(path)
+        }
+        _ => None,
+    }
+}
+
+/// Whether the clean path is the clean directory or below it.
+fn is_in(path: &CText, dir: &[u8]) -> bool {
+    let rest = path.as_bytes().strip_prefix(dir);
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || dir == b"/")
+}
+
+/// Where the user that builds the root is another one than the caller, the
+/// caller opens its sources (a bundle is often in a directory of mode 700).
+fn open_outside(namespaces: &Namespaces, facts: &Facts, inside: &mut Vec<Inside>) {
+    if namespaces.user == Namespace::Shared || namespaces.owner.is_some() || facts.caller.uid != 0 {
+        return;
+    }
+    let paths: Vec<CText> = inside
+        .iter()
+        .filter_map(|step| match step {
+            Inside::RootDirectory { path } => Some(path.clone()),
+            Inside::Put(Fixture::Mount(mount)) => match &mount.source {
+                MountSource::Bind { path, .. } => Some(path.clone()),
+                MountSource::New { .. } | MountSource::Cgroup => None,
+            },
+            _ => None,
+        })
+        .collect();
+    let before = inside.iter().position(|step| matches!(step, Inside::BecomeSetupUser { .. }));
+    if let Some(index) = before.filter(|_| !paths.is_empty()) {
+        inside.insert(index, Inside::OpenOutside(paths));
+    }
 }
 
 /// The user that builds the root: 0 of the new user namespace where there is
@@ -198,8 +265,9 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     }
     inside.push(match &spec.root {
         Root::Directory { path, .. } => Inside::RootDirectory { path: path.clone() },
-        Root::Overlay { lower, writes, own } => Inside::RootOverlay {
+        Root::Overlay { lower, handed, writes, own } => Inside::RootOverlay {
             lower: lower.clone(),
+            handed: *handed,
             writes: writes.clone(),
             anchor,
             own: own.clone(),
@@ -210,6 +278,10 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     for fixture in &spec.fixtures {
         expand(fixture, facts, spec, inside);
     }
+    // First: a /dev that is a link is refused before anything is made in it.
+    if spec.own_dev {
+        inside.push(Inside::DeviceLinks);
+    }
     let devices: fn(Device) -> Inside =
         if spec.namespaces.user == Namespace::Shared && !facts.caller.nested {
             Inside::MakeDevice
@@ -217,9 +289,6 @@ fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
             Inside::BindDevice
         };
     inside.extend(spec.devices.iter().cloned().map(devices));
-    if spec.own_dev {
-        inside.push(Inside::DeviceLinks);
-    }
     if let Some(process) = &spec.process
         && process.terminal
     {
@@ -299,6 +368,9 @@ fn read_only_at_last(spec: &Spec, facts: &Facts) -> impl Iterator<Item = Inside>
 
 /// Hooks, masks and the way into the root.
 fn seal_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<Inside>) {
+    if !spec.net_devices.is_empty() {
+        inside.push(Inside::NetDevices(spec.net_devices.clone()));
+    }
     if !spec.hooks.prestart.is_empty() || !spec.hooks.create_runtime.is_empty() {
         inside.push(Inside::RuntimeHooks);
     }
@@ -323,85 +395,4 @@ fn seal_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     if kind != 0 && kind != libc::MS_SLAVE && kind != libc::MS_PRIVATE {
         inside.push(Inside::RootPropagation(spec.propagation));
     }
-}
-
-/// What turns a process inside the environment into the one that was asked
-/// for, up to its exec; `run`, `exec` and a joining rank share it.
-pub fn process_steps(process: &Process, seccomp: Option<&Seccomp>, wait: bool) -> Vec<Inside> {
-    let mut steps = Vec::new();
-    steps.extend(process.rlimits.iter().copied().map(Inside::Rlimit));
-    if let Some(mask) = process.umask {
-        steps.push(Inside::Umask(mask));
-    }
-    // Without no_new_privs a filter needs CAP_SYS_ADMIN, which `Become` drops;
-    // with it, later is better: the filter need not allow the steps before.
-    if seccomp.is_some() && !process.no_new_privileges {
-        steps.push(Inside::Seccomp);
-    }
-    steps.push(Inside::Become { user: process.user.clone(), capabilities: process.capabilities });
-    if process.no_new_privileges {
-        steps.push(Inside::NoNewPrivileges);
-    }
-    steps.push(Inside::WorkingDirectory(process.cwd.clone()));
-    if wait {
-        steps.push(Inside::FindProgram);
-    }
-    if seccomp.is_some() && process.no_new_privileges {
-        steps.push(Inside::Seccomp);
-    }
-    steps
-}
-
-/// The steps of a process that enters an environment which already runs.
-pub fn entering(process: &Process, seccomp: Option<&Seccomp>) -> Vec<Inside> {
-    let mut steps = process_steps(process, seccomp, false);
-    steps.push(Inside::Exec(process.args[0].clone()));
-    steps
-}
-
-/// The steps of one process of a job that enters its environment.
-///
-/// `directories`: the first that exists inside becomes the working directory.
-pub fn rank_steps(
-    process: &Process,
-    directories: Vec<CText>,
-    cpus: Option<&[u32]>,
-    grouped: bool,
-) -> Vec<Inside> {
-    let mut steps = Vec::with_capacity(8);
-    if grouped {
-        steps.push(Inside::EnterGroups);
-    }
-    steps.extend(cpus.map(|cpus| Inside::Affinity(cpus.to_vec())));
-    if process.terminal {
-        steps.push(Inside::NewSession);
-        steps.push(Inside::Console { rows: 0, columns: 0 });
-    }
-    steps.extend(process_steps(process, None, false).into_iter().map(|step| match step {
-        Inside::WorkingDirectory(_) => Inside::FirstDirectory(directories.clone()),
-        other => other,
-    }));
-    steps.push(Inside::Exec(process.args[0].clone()));
-    steps
-}
-
-/// Where PATH of the process's own environment finds its program, as
-/// execvp(3) would look for it.
-pub fn program(process: &Process) -> Program {
-    let name = &process.args[0];
-    let candidates = if name.as_bytes().contains(&b'/') {
-        vec![name.clone()]
-    } else {
-        let path = process.env.iter().find_map(|e| e.as_bytes().strip_prefix(b"PATH="));
-        path.unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .split(|b| *b == b':')
-            .map(|dir| {
-                let mut full = if dir.is_empty() { b".".to_vec() } else { dir.to_vec() };
-                full.push(b'/');
-                full.extend_from_slice(name.as_bytes());
-                CText::lossy(full)
-            })
-            .collect()
-    };
-    Program { args: process.args.clone(), env: process.env.clone(), candidates }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::cgroups::CALLERS;
 use crate::host::{Cgroups, Facts};
 use crate::policy::limits::DeviceRule;
 use crate::policy::spec;
@@ -18,9 +19,12 @@ use crate::problem::{Problem, Problems};
 pub mod convert;
 pub mod devices;
 mod limits;
+pub mod scope;
 mod setting;
+pub mod update;
 
-pub use setting::Setting;
+pub use scope::Scope;
+pub use setting::{AS_IT_IS, Setting};
 
 /// Number of the capability that overrides permission bits (capabilities(7)).
 const CAP_DAC_OVERRIDE: u8 = 1;
@@ -52,6 +56,8 @@ pub struct Group {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupStep {
+    /// Has systemd make the group, with every controller that it delegates.
+    Scope { at: Place, scope: Scope },
     /// Makes a group, and the groups above it that are not there yet.
     Make {
         at: Place,
@@ -63,6 +69,10 @@ pub enum CgroupStep {
     /// parent where they have none, without which no process can join
     /// (kernel document cgroup-v1/cpusets, section 2.1).
     InheritCpuset { at: Place },
+    /// v2: moves the processes of a user's delegated group into one below it,
+    /// without which no group below can have controllers (cgroups(7), "no
+    /// internal processes"). They stay there: it is the user's own group.
+    Aside { at: Place },
     /// v2: lets the groups below have controllers.
     Enable {
         at: Place,
@@ -82,6 +92,8 @@ pub enum CgroupStep {
 /// How one step is taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CgroupUndo {
+    /// Has systemd end the scope, which removes its group.
+    Stop { at: Place, scope: Scope },
     /// Removes a group with those below it, then each of `shared` while empty.
     Remove { at: Place, shared: Vec<String> },
 }
@@ -97,6 +109,10 @@ pub struct CgroupPlan {
     /// What was asked and is left out because it is only best effort, each
     /// with its reason, for one line to the user.
     pub left_out: Vec<String>,
+    /// A group of the kernel's resource control, which is no control group
+    /// and is kept like one.
+    #[serde(default)]
+    pub resctrl: Option<spec::IntelRdt>,
 }
 
 /// Plans the groups and limits that `cgroup` asks for on the node of `facts`.
@@ -245,21 +261,36 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
         .into_iter()
         .filter(|c| (c == "memory" || c == "pids") && !needed.contains(c))
         .collect();
-    let names: Vec<&str> = path.split('/').collect();
-    for level in first_level(path, facts)..names.len() {
+    plan.steps.extend(enabling(&at, facts, needed, &statistics));
+    let controllers = [needed, &statistics].concat();
+    plan.groups.push(Group { at, controllers });
+}
+
+/// What lets the v2 group `at` have controllers: those that limits need, and
+/// those that are only welcome.
+fn enabling(at: &Place, facts: &Facts, needed: &[String], welcome: &[String]) -> Vec<CgroupStep> {
+    let names: Vec<&str> = at.path.split('/').collect();
+    let mut steps = Vec::new();
+    let first = first_level(&at.path, facts);
+    for level in first..names.len() {
         let above = Place { path: names[..level].join("/"), ..at.clone() };
-        for (controllers, needed) in [(needed, true), (&statistics[..], false)] {
+        if level > 0 && level == first {
+            // A user's own group has processes. For statistics alone they are
+            // not moved; and with `pids` enabled all the same, it would become
+            // the root of threads only (cgroup-v2, "Threads").
+            if needed.is_empty() {
+                break;
+            }
+            steps.push(CgroupStep::Aside { at: above.clone() });
+        }
+        for (controllers, needed) in [(needed, true), (welcome, false)] {
             if !controllers.is_empty() {
-                plan.steps.push(CgroupStep::Enable {
-                    at: above.clone(),
-                    controllers: controllers.to_vec(),
-                    needed,
-                });
+                let controllers = controllers.to_vec();
+                steps.push(CgroupStep::Enable { at: above.clone(), controllers, needed });
             }
         }
     }
-    let controllers = [needed, &statistics].concat();
-    plan.groups.push(Group { at, controllers });
+    steps
 }
 
 impl Place {
@@ -276,9 +307,13 @@ impl CgroupStep {
             Self::Make { at, shared } => {
                 Some(CgroupUndo::Remove { at: at.clone(), shared: shared.clone() })
             }
+            Self::Scope { at, scope } => {
+                Some(CgroupUndo::Stop { at: at.clone(), scope: scope.clone() })
+            }
             // A controller stays enabled for the groups beside ours; the rest
             // goes with the group.
-            Self::Enable { .. }
+            Self::Aside { .. }
+            | Self::Enable { .. }
             | Self::InheritCpuset { .. }
             | Self::Set { .. }
             | Self::Devices { .. }
@@ -289,8 +324,10 @@ impl CgroupStep {
     /// The group that the step changes.
     pub fn at(&self) -> &Place {
         match self {
-            Self::Make { at, .. }
+            Self::Scope { at, .. }
+            | Self::Make { at, .. }
             | Self::InheritCpuset { at }
+            | Self::Aside { at }
             | Self::Enable { at, .. }
             | Self::Set { at, .. }
             | Self::Devices { at, .. }
@@ -300,6 +337,23 @@ impl CgroupStep {
 }
 
 impl CgroupPlan {
+    /// The same in a scope of systemd's, which makes the group itself.
+    pub fn in_scope(mut self, scope: &Scope) -> Self {
+        let made = |step: &CgroupStep| {
+            matches!(
+                step,
+                CgroupStep::Make { .. } | CgroupStep::Enable { .. } | CgroupStep::Aside { .. }
+            )
+        };
+        self.steps.retain(|step| !made(step));
+        if let Some(group) = self.v2() {
+            let step = CgroupStep::Scope { at: group.at.clone(), scope: scope.clone() };
+            self.steps.insert(0, step);
+        }
+        self.best_effort = false;
+        self
+    }
+
     /// The group in the v2 hierarchy.
     pub fn v2(&self) -> Option<&Group> {
         self.groups.iter().find(|g| g.at.version == Version::V2)
@@ -320,21 +374,26 @@ impl fmt::Display for Place {
 impl fmt::Display for CgroupStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Scope { at, scope } => write!(f, "have systemd make {at} as {scope}"),
             Self::Make { at, .. } => write!(f, "make {at}"),
             Self::InheritCpuset { at } => {
                 write!(f, "copy cpuset.cpus and cpuset.mems from the parent to {at}")
             }
+            Self::Aside { at } => write!(f, "move the processes in {at} to {CALLERS} below it"),
             Self::Enable { at, controllers, needed } => {
                 let whenever = if *needed { "" } else { " if possible" };
                 write!(f, "enable {} below {at}{whenever}", controllers.join(", "))
             }
+            Self::Set { at, setting: Setting::MemoryFits { bytes } } => {
+                write!(f, "check that no more than {bytes} bytes are in use in {at}")
+            }
             Self::Set { at, setting } => {
-                let files: Vec<String> = setting
-                    .files(at.version)
-                    .into_iter()
-                    .map(|(name, value)| format!("{name} = {value}"))
-                    .collect();
-                write!(f, "set {} in {at}", files.join(", "))
+                let written = |files: Vec<(String, String)>| {
+                    let files = files.into_iter().map(|(name, value)| format!("{name} = {value}"));
+                    files.collect::<Vec<String>>().join(", ")
+                };
+                let choices = setting.choices(at.version).into_iter().map(written);
+                write!(f, "set {} in {at}", choices.collect::<Vec<String>>().join(" or "))
             }
             Self::Devices { at, rules } => {
                 write!(f, "devices: {} in {at}", devices::summary(rules))
@@ -346,7 +405,12 @@ impl fmt::Display for CgroupStep {
 
 impl fmt::Display for CgroupUndo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Remove { at, shared } = self;
+        let (at, shared) = match self {
+            Self::Stop { at, scope } => {
+                return write!(f, "have systemd stop {}, which removes {at}", scope.unit);
+            }
+            Self::Remove { at, shared } => (at, shared),
+        };
         write!(f, "remove {at}")?;
         for path in shared {
             write!(f, ", {} when empty", Place { path: path.clone(), ..at.clone() })?;

@@ -8,8 +8,8 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::policy::spec::{
-    Capabilities, Clocks, Device, Fixture, Hook, Kind, MountAttributes, MountSource, Rlimit, User,
-    Writes,
+    Capabilities, Clocks, Device, Fixture, Hook, Kind, MemoryPolicy, MountAttributes, MountSource,
+    NetDevice, Rlimit, Scheduler, User, Writes,
 };
 use crate::policy::text::CText;
 
@@ -23,6 +23,10 @@ pub enum Inside {
     NewCgroupNamespace,
     /// A new time namespace for the processes started from here.
     NewClocks(Clocks),
+    /// Open what lies outside the root while this process still has the ids of
+    /// the caller: those of the new user namespace may not be able to search
+    /// the directories above.
+    OpenOutside(Vec<CText>),
     /// Take on these ids of the new user namespace.
     BecomeSetupUser {
         uid: u32,
@@ -37,6 +41,8 @@ pub enum Inside {
     },
     RootOverlay {
         lower: CText,
+        /// It is a mount attached nowhere: it is taken in first.
+        handed: bool,
         writes: Writes,
         anchor: CText,
         /// Put into the upper layer before it is mounted: in a user
@@ -60,6 +66,9 @@ pub enum Inside {
         rows: u16,
         columns: u16,
     },
+    /// Devices of the node's that the parent moves into this process's network
+    /// namespace.
+    NetDevices(Vec<NetDevice>),
     /// Hooks that run in the runtime's namespaces: the parent takes over.
     RuntimeHooks,
     ContainerHooks(Vec<Hook>),
@@ -87,6 +96,19 @@ pub enum Inside {
     /// CPUs by sched_setaffinity(2), where no control group can hold them.
     Affinity(Vec<u32>),
     Umask(u32),
+    /// personality(2).
+    Personality(u32),
+    /// set_mempolicy(2).
+    MemoryPolicy(MemoryPolicy),
+    /// ioprio_set(2).
+    IoPriority(u16),
+    /// sched_setattr(2).
+    Scheduler(Scheduler),
+    /// The label that the kernel gives this process when it executes.
+    Label {
+        lsm: Lsm,
+        label: CText,
+    },
     /// No gain of privilege by exec(2) from here on.
     NoNewPrivileges,
     /// Take on the process's ids and capabilities.
@@ -117,6 +139,10 @@ impl fmt::Display for Inside {
             NewClocks(Clocks::Offsets { monotonic, boottime }) => {
                 write!(f, "new clocks, offset by {monotonic:?} and {boottime:?}")
             }
+            OpenOutside(paths) => {
+                let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
+                write!(f, "open as the caller: {}", names.join(", "))
+            }
             BecomeSetupUser { uid, gid } => {
                 write!(f, "act as uid {uid}, gid {gid} of the new user namespace")
             }
@@ -124,9 +150,10 @@ impl fmt::Display for Inside {
             NewKeyring(name) => write!(f, "new session keyring {name}"),
             Detach(flags) => write!(f, "make every mount {}", propagation_name(*flags)),
             RootDirectory { path } => write!(f, "root: the directory {path}"),
-            RootOverlay { lower, writes, anchor, own, .. } => write!(
+            RootOverlay { lower, handed, writes, anchor, own, .. } => write!(
                 f,
-                "root: overlay over {lower} with {} entries of its own, {} (built at {anchor})",
+                "root: overlay over {}{lower} with {} entries of its own, {} (built at {anchor})",
+                if *handed { "the mount " } else { "" },
                 own.len(),
                 writes_name(writes)
             ),
@@ -140,6 +167,11 @@ impl fmt::Display for Inside {
             BindDevice(d) => write!(f, "device {} from the node", d.path),
             DeviceLinks => f.write_str("links /dev/{fd,stdin,stdout,stderr,ptmx}"),
             Console { rows, columns } => write!(f, "terminal of {rows} rows, {columns} columns"),
+            NetDevices(devices) => {
+                let names: Vec<String> =
+                    devices.iter().map(|d| format!("{} as {}", d.host, d.name)).collect();
+                write!(f, "move in the network device {}", names.join(", "))
+            }
             RuntimeHooks => f.write_str("hooks in the runtime's namespaces"),
             ContainerHooks(h) => write!(f, "{} createContainer hooks", h.len()),
             EnterNetwork => f.write_str("enter the new network namespace"),
@@ -158,6 +190,17 @@ impl fmt::Display for Inside {
             Rlimit(r) => write!(f, "rlimit {} = {}:{}", r.resource, r.soft, r.hard),
             Affinity(cpus) => write!(f, "run on CPUs {cpus:?}"),
             Umask(mask) => write!(f, "umask {mask:03o}"),
+            Personality(0) => f.write_str("personality LINUX"),
+            Personality(number) => write!(f, "personality {number:#x}"),
+            MemoryPolicy(policy) => {
+                write!(f, "memory policy {:#x} of nodes {:?}", policy.mode, policy.nodes)
+            }
+            IoPriority(value) => {
+                write!(f, "I/O priority class {}, level {}", value >> 13, value & 0x1fff)
+            }
+            Scheduler(s) => scheduler_line(s, f),
+            Label { lsm: Lsm::AppArmor, label } => write!(f, "AppArmor profile {label}"),
+            Label { lsm: Lsm::SeLinux, label } => write!(f, "SELinux label {label}"),
             NoNewPrivileges => f.write_str("no new privileges"),
             Become { user, capabilities } => {
                 write!(f, "become uid {}, gid {}", user.uid, user.gid)?;
@@ -181,6 +224,14 @@ impl fmt::Display for Inside {
             Init => f.write_str("stay as the environment's init"),
         }
     }
+}
+
+fn scheduler_line(s: &Scheduler, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "scheduler policy {}, nice {}, priority {}", s.policy, s.nice, s.priority)?;
+    if s.period != 0 || s.runtime != 0 {
+        write!(f, ", {} of {} ns every {} ns", s.runtime, s.deadline, s.period)?;
+    }
+    Ok(())
 }
 
 fn writes_name(writes: &Writes) -> String {
@@ -227,6 +278,13 @@ fn fixture_line(fixture: &Fixture, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             if attributes != MountAttributes::default() {
                 write!(f, ", {}", attribute_names(attributes.set | attributes.set_recursive))?;
             }
+            if let Some(ids) = &m.id_map {
+                f.write_str(if ids.recursive {
+                    ", owners mapped, below too"
+                } else {
+                    ", owners mapped"
+                })?;
+            }
             Ok(())
         }
     }
@@ -253,6 +311,13 @@ fn propagation_name(flags: u64) -> String {
         _ => "as it is",
     };
     if flags & libc::MS_REC == 0 { kind.to_owned() } else { format!("{kind}, with all below") }
+}
+
+/// A security module of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Lsm {
+    AppArmor,
+    SeLinux,
 }
 
 /// A namespace entered by path before the clone.

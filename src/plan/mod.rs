@@ -7,6 +7,7 @@ pub mod build;
 pub mod cgroup;
 pub mod cgroup_mounts;
 pub mod inside;
+pub mod process;
 
 use std::fmt;
 
@@ -43,6 +44,9 @@ pub struct Launch {
     pub gid_map: Vec<IdMap>,
     pub deny_setgroups: bool,
     pub owner: Option<Owner>,
+    /// CPUs of the caller itself from the clone on (OCI
+    /// `execCPUAffinity.initial`).
+    pub cpus: Option<Vec<u32>>,
     /// The network namespace is made by the parent while the child already
     /// sets up its root: it takes as long as all of that.
     pub network_aside: bool,
@@ -67,6 +71,7 @@ impl Launch {
             gid_map: Vec::new(),
             deny_setgroups: false,
             owner: None,
+            cpus: None,
             network_aside: false,
         }
     }
@@ -85,6 +90,9 @@ impl Launch {
 
 impl fmt::Display for Launch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(cpus) = &self.cpus {
+            writeln!(f, "run on CPUs {cpus:?} until the control groups are entered")?;
+        }
         for join in &self.join {
             writeln!(f, "enter the {:?} namespace {}", join.kind, join.path)?;
         }
@@ -134,8 +142,25 @@ impl Plan {
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         lines.extend(self.cgroup.steps.iter().map(ToString::to_string));
+        lines.extend(self.cgroup.resctrl.iter().flat_map(resctrl_lines));
         lines.extend(self.launch.to_string().lines().map(str::to_owned));
         lines.extend(self.inside.iter().map(|step| format!("inside: {step}")));
         lines
     }
+}
+
+fn resctrl_lines(rdt: &crate::policy::spec::IntelRdt) -> Vec<String> {
+    let group = rdt.mount.join(&rdt.group);
+    let mut lines = Vec::new();
+    if !rdt.existing {
+        lines.push(format!("make {}", group.display()));
+    }
+    for line in &rdt.schemata {
+        let act = if rdt.existing { "check that schemata has" } else { "set schemata =" };
+        lines.push(format!("{act} {line} in {}", group.display()));
+    }
+    if let Some(name) = &rdt.monitor {
+        lines.push(format!("make {}", group.join("mon_groups").join(name).display()));
+    }
+    lines
 }

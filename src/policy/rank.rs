@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::spec::{Capabilities, Process, User};
+use super::spec::{Attributes, Capabilities, Process, User};
 use super::text::CText;
 use crate::problem::Problem;
 
@@ -66,6 +66,7 @@ impl Rank<'_> {
             rlimits: Vec::new(),
             no_new_privileges: true,
             oom_score_adj: None,
+            attributes: Attributes::default(),
         })
     }
 

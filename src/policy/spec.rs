@@ -31,6 +31,9 @@ pub struct Spec {
     pub masked_paths: Vec<CText>,
     pub readonly_paths: Vec<CText>,
     pub cgroup: Cgroup,
+    pub intel_rdt: Option<IntelRdt>,
+    /// Network devices of the node that become the environment's own.
+    pub net_devices: Vec<NetDevice>,
     pub seccomp: Option<Seccomp>,
     pub hooks: Hooks,
     /// What runs first; `None` only for a bundle that leaves `process` out,
@@ -47,6 +50,8 @@ pub enum Root {
     /// An overlay over `lower`, which stays as it is; gone at the end.
     Overlay {
         lower: CText,
+        /// `lower` is a mount attached nowhere, by its descriptor.
+        handed: bool,
         writes: Writes,
         /// Files and directories of this environment's own, in place of or
         /// beside the image's.
@@ -120,6 +125,30 @@ pub struct Mount {
     pub propagation: Vec<u64>,
     /// A missing source is no error (used for what only some nodes have).
     pub optional: bool,
+    /// How the owners of its files are shown.
+    pub id_map: Option<MountIds>,
+    /// SELinux label of the top directory, where the file system takes none
+    /// as an option.
+    pub label: Option<CText>,
+}
+
+/// An id-mapped mount (mount_setattr(2), `MOUNT_ATTR_IDMAP`): an owner
+/// `inside` of a map on the file system is shown as its `outside`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MountIds {
+    pub maps: IdMaps,
+    /// Whether the mounts below are mapped too.
+    pub recursive: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum IdMaps {
+    Given {
+        uid: Vec<IdMap>,
+        gid: Vec<IdMap>,
+    },
+    /// Those of the user namespace that this path names.
+    Of(CText),
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -250,6 +279,66 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+    #[serde(default)]
+    pub attributes: Attributes,
+}
+
+/// What else the kernel keeps with a process; `None` leaves what the caller
+/// has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    pub scheduler: Option<Scheduler>,
+    /// As ioprio_set(2) takes it: class and priority in one number.
+    pub io_priority: Option<u16>,
+    /// CPUs of the runtime itself while it enters (`exec` only).
+    pub cpus_before: Option<Vec<u32>>,
+    /// CPUs once the process is in its control groups (`exec` only).
+    pub cpus: Option<Vec<u32>>,
+    /// `PER_*` of personality(2).
+    pub personality: Option<u32>,
+    pub memory_policy: Option<MemoryPolicy>,
+    pub apparmor_profile: Option<CText>,
+    pub selinux_label: Option<CText>,
+}
+
+impl Attributes {
+    /// Those of a further process of a container whose first one has `own`.
+    pub fn or(self, own: &Self) -> Self {
+        Self {
+            scheduler: self.scheduler.or(own.scheduler),
+            io_priority: self.io_priority.or(own.io_priority),
+            cpus_before: self.cpus_before.or_else(|| own.cpus_before.clone()),
+            cpus: self.cpus.or_else(|| own.cpus.clone()),
+            personality: self.personality.or(own.personality),
+            memory_policy: self.memory_policy.or_else(|| own.memory_policy.clone()),
+            apparmor_profile: self.apparmor_profile.or_else(|| own.apparmor_profile.clone()),
+            selinux_label: self.selinux_label.or_else(|| own.selinux_label.clone()),
+        }
+    }
+}
+
+/// What sched_setattr(2) is given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduler {
+    /// `SCHED_*` of sched(7).
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    /// Nanoseconds, of SCHED_DEADLINE.
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// What set_mempolicy(2) is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// `MPOL_*` with its `MPOL_F_*` bits.
+    pub mode: u32,
+    /// NUMA nodes, ascending.
+    pub nodes: Vec<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -288,6 +377,42 @@ pub struct Seccomp {
     pub flags: u32,
     /// What it does, for `explain`.
     pub summary: String,
+    /// Who answers the calls that it leaves to somebody else.
+    pub listener: Option<Listener>,
+}
+
+/// The agent of a filter with `SCMP_ACT_NOTIFY` (seccomp_unotify(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// A stream socket on which it listens.
+    pub path: CText,
+    /// Handed on as it is.
+    pub metadata: Option<String>,
+}
+
+/// A network device that is moved in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetDevice {
+    /// On the node.
+    pub host: String,
+    /// Inside.
+    pub name: String,
+}
+
+/// A group of the kernel's resource control (kernel document
+/// arch/x86/resctrl): shares of caches and memory bandwidth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntelRdt {
+    /// Where its file system is mounted.
+    pub mount: std::path::PathBuf,
+    /// The group's name; empty for the top, which every process is in.
+    pub group: String,
+    /// The group is there and stays when the environment ends.
+    pub existing: bool,
+    /// Lines of its `schemata`.
+    pub schemata: Vec<String>,
+    /// Name of a group of its own for what is counted.
+    pub monitor: Option<String>,
 }
 
 /// The environment's control groups.

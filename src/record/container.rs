@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::process::ProcessName;
+use crate::kernel::cgroup;
 use crate::plan::cgroup::CgroupPlan;
-use crate::policy::spec::{Hook, Process};
+use crate::policy::spec::{Hook, Listener, Process};
 use crate::problem::Problem;
 
 /// All containers below one `--root`.
@@ -23,6 +24,9 @@ pub struct Record {
     pub id: String,
     /// Absolute.
     pub bundle: PathBuf,
+    /// The root file system, as it is outside.
+    #[serde(default)]
+    pub rootfs: PathBuf,
     /// Seconds since 1970.
     pub created: u64,
     /// Who called create or run.
@@ -43,6 +47,9 @@ pub struct Record {
     /// `SECCOMP_FILTER_FLAG_*` of its filter, which is kept beside this record.
     #[serde(default)]
     pub seccomp: Option<u32>,
+    /// Who answers calls for that filter.
+    #[serde(default)]
+    pub listener: Option<Listener>,
 }
 
 fn text_of(record: &Record) -> Result<Vec<u8>, Problem> {
@@ -55,13 +62,14 @@ fn unwritable(path: &Path, why: &std::io::Error) -> Problem {
         .hint("free some space there, or name another place with --root DIR")
 }
 
-/// OCI runtime-spec, "State": `status`.
+/// OCI runtime-spec, "State": `status`, and runc's `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Creating,
     Created,
     Running,
+    Paused,
     Stopped,
 }
 
@@ -71,6 +79,7 @@ impl Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         }
     }
@@ -283,13 +292,10 @@ impl Store {
             None => Status::Stopped,
             Some(init) if !init.alive() => Status::Stopped,
             // `create` lets go of the record only when all is made.
-            Some(_) if self.start_socket(&record.id).exists() => {
-                if kept() {
-                    Status::Creating
-                } else {
-                    Status::Created
-                }
-            }
+            Some(_) if self.start_socket(&record.id).exists() && kept() => Status::Creating,
+            // One that cannot be read is taken for the usual.
+            Some(_) if cgroup::frozen(&record.cgroup).unwrap_or(false) => Status::Paused,
+            Some(_) if self.start_socket(&record.id).exists() => Status::Created,
             Some(_) => Status::Running,
         }
     }
@@ -298,7 +304,7 @@ impl Store {
 impl Record {
     /// The document for `state` and for hooks.
     pub fn state(&self, status: Status) -> State<'_> {
-        let running = matches!(status, Status::Created | Status::Running | Status::Creating);
+        let running = status != Status::Stopped;
         State {
             oci_version: OCI_VERSION,
             id: &self.id,

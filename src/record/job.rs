@@ -46,6 +46,9 @@ pub struct JobRecord {
     /// The scheduler's job that it was made for by root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub granted: Option<Granted>,
+    /// Where its image is mounted for this user's environments together.
+    #[serde(default)]
+    pub image_mount: Option<PathBuf>,
 }
 
 /// Held while an environment of one id is made or joined.

@@ -6,7 +6,9 @@
 
 pub mod base;
 pub mod container;
+pub mod filters;
 pub mod job;
 pub mod process;
 pub mod receipt;
 pub mod scheduler;
+pub mod time;

@@ -121,7 +121,7 @@ fn rootless_mounts() -> Vec<Mount> {
 fn linux(target: For) -> Linux {
     let frame = LinuxBuilder::default()
         .namespaces(namespaces(target))
-        .masked_paths(get_default_maskedpaths())
+        .masked_paths(masked_paths())
         .readonly_paths(get_default_readonly_paths());
     let mut linux = match target.rootless {
         None => {
@@ -170,6 +170,14 @@ fn namespaces(target: For) -> Vec<LinuxNamespace> {
         .collect()
 }
 
+/// The crate's, and the energy counters of CPUs, by which one can tell what
+/// a neighbour computes (GHSA-7ww5-4wqc-m92c).
+fn masked_paths() -> Vec<String> {
+    let mut paths = get_default_maskedpaths();
+    paths.push("/sys/devices/virtual/powercap".into());
+    paths
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +207,7 @@ mod tests {
         assert_eq!(config["mounts"].as_array().unwrap().len(), 7);
         let devices = json!({"devices": [{"allow": false, "access": "rwm"}]});
         assert_eq!(config["linux"]["resources"], devices);
-        assert_eq!(config["linux"]["maskedPaths"].as_array().unwrap().len(), 10);
+        assert_eq!(config["linux"]["maskedPaths"].as_array().unwrap().len(), 11);
         assert_eq!(config["linux"]["readonlyPaths"].as_array().unwrap().len(), 5);
         assert_eq!(kinds(&config), ["pid", "network", "ipc", "uts", "mount"]);
     }

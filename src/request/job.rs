@@ -11,6 +11,9 @@ pub struct JobRequest {
     pub id: Option<String>,
     /// `host`, a directory, or a name looked up in the bundle directories.
     pub bundle: Option<String>,
+    /// A name or digest in the image stores, instead of a bundle.
+    #[serde(default)]
+    pub image: Option<String>,
     /// How many CPUs.
     pub cpus: Option<usize>,
     /// CPUs may be given to others as well.

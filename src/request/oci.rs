@@ -12,6 +12,7 @@ use serde_ignored::Path as IgnoredPath;
 use super::root::{self, RootState};
 use crate::problem::Problem;
 
+/// The crate's type of `linux.resources`, which `update` reads alone.
 /// The crate's type of config.json, under the name that the rest of denovo uses.
 pub use oci_spec::runtime::Spec as Config;
 
@@ -65,6 +66,15 @@ impl Bundle {
         note_invented_fields(&config, &mut unknown);
         Self { dir, config, unknown, root }
     }
+
+    /// Takes `linux.cgroupsPath` out, which is no path where systemd makes the
+    /// group; empty where there is none.
+    pub fn take_cgroups_path(&mut self) -> String {
+        let Some(linux) = self.config.linux_mut() else { return String::new() };
+        let path = linux.cgroups_path().as_ref().map(|p| p.to_string_lossy().into_owned());
+        linux.set_cgroups_path(None);
+        path.unwrap_or_default()
+    }
 }
 
 impl ProcessDocument {
@@ -94,11 +104,51 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], name: &Path) -> Result<(T, Vec<S
         .hint("see config.md of the OCI runtime specification"));
     }
     let mut unknown = Vec::new();
+    let bytes = &with_the_crates_names(bytes)[..];
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let document = serde_ignored::deserialize(&mut json, |path| unknown.push(json_path(&path)))
         .and_then(|document| json.end().map(|()| document))
         .map_err(|error| broken(&error, name))?;
     Ok((document, unknown))
+}
+
+/// Names that oci-spec derives wrongly from its types, and so does not know
+/// in the specification's spelling: a word of a list `flags`, and two keys.
+const MISSPELT: [(&str, &str); 3] = [
+    ("\"SCHED_FLAG_DL_OVERRUN\"", "\"SCHED_FLAG_D_L_OVERRUN\""),
+    ("\"enableCMT\"", "\"enableCmt\""),
+    ("\"enableMBM\"", "\"enableMbm\""),
+];
+
+/// The document with the crate's spelling; only where such a name is meant,
+/// not where the same word is an argument.
+fn with_the_crates_names(bytes: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    let Ok(text) = std::str::from_utf8(bytes) else { return bytes.into() };
+    let mut text = std::borrow::Cow::Borrowed(text);
+    for (name, crates) in MISSPELT {
+        if text.contains(name) {
+            text = respelt(&text, name, crates).into();
+        }
+    }
+    match text {
+        std::borrow::Cow::Borrowed(text) => text.as_bytes().into(),
+        std::borrow::Cow::Owned(text) => text.into_bytes().into(),
+    }
+}
+
+fn respelt(text: &str, name: &str, crates: &str) -> String {
+    let mut changed = String::with_capacity(text.len() + 8);
+    let mut rest = text;
+    while let Some(at) = rest.find(name) {
+        changed.push_str(&rest[..at]);
+        rest = &rest[at + name.len()..];
+        let key = rest.trim_start().starts_with(':');
+        let before = changed.rsplit_once('[').map_or("", |(before, _)| before).trim_end();
+        let flag = before.strip_suffix(':').is_some_and(|b| b.trim_end().ends_with("\"flags\""));
+        changed.push_str(if key || flag { crates } else { name });
+    }
+    changed.push_str(rest);
+    changed
 }
 
 fn broken(error: &serde_json::Error, name: &Path) -> Problem {
@@ -240,6 +290,15 @@ mod tests {
         }
     }
 
+    /// The file has every field of the runtime-spec 1.3 for Linux.
+    #[test]
+    fn every_field_of_the_specification_is_known() {
+        let text = include_bytes!("every-field.json");
+        let (config, unknown) = parse::<Config>(text, Path::new("x")).unwrap();
+        assert_eq!(unknown, Vec::<String>::new());
+        assert!(config.linux().is_some() && config.hooks().is_some());
+    }
+
     #[test]
     fn unknown_fields_are_named_by_path() {
         let (_dir, loaded) = bundle(
@@ -253,6 +312,21 @@ mod tests {
             unknown,
             ["linux.resources.cpu.speed", "mounts[1].z", "root.y", "uidMappings", "x"]
         );
+    }
+
+    #[test]
+    fn a_flag_that_the_crate_misspells_is_read() {
+        let overrun = MISSPELT[0].0;
+        let text = |args: &str, flags: &str| {
+            format!(
+                r#"{{"process": {{"user": {{}}, "cwd": "/", "args": [{args}],
+                "scheduler": {{"policy": "SCHED_DEADLINE", "flags" : [{flags}]}}}}}}"#
+            )
+        };
+        let (_dir, loaded) = bundle(&text(overrun, &format!("\"SCHED_RESET_ON_FORK\", {overrun}")));
+        let process = loaded.unwrap().config.process().clone().unwrap();
+        assert_eq!(process.args().as_ref().unwrap()[..], ["SCHED_FLAG_DL_OVERRUN"]);
+        assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 2);
     }
 
     #[test]

@@ -8,22 +8,23 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 
 use super::exec::process_plan;
+use super::interrupt::Interrupts;
 use super::making::Making;
 use super::proxy::{Proxy, Signals};
 use super::sockets::connect;
 use super::terminal::Relay;
 use crate::host::Facts;
-use crate::kernel::cgroup::{self};
 use crate::kernel::channel::{Channel, Heard};
 use crate::kernel::launch::Failure;
 use crate::kernel::{failure, hook, sys};
 use crate::plan::Plan;
 use crate::plan::build::{self, Options};
-use crate::policy::container::Checked;
+use crate::policy::container::{self as policy, Checked};
 use crate::policy::spec::{Hook, Spec};
 use crate::policy::text::CText;
 use crate::problem::{Problem, Problems};
 use crate::record::container::{Record, Status, Store};
+use crate::record::filters::KeptFilters;
 use crate::request::oci::Bundle;
 
 /// What `create` and `run` are told beside the id.
@@ -36,6 +37,8 @@ pub struct StartOptions {
     pub preserve_fds: u32,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    /// The group is a scope that systemd makes.
+    pub systemd_cgroup: bool,
     pub detach: bool,
     /// Keep the record of a container that `run` saw end.
     pub keep: bool,
@@ -72,17 +75,24 @@ fn ready(
     options: &StartOptions,
     facts: &Facts,
     wait: bool,
+    filters: &KeptFilters,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Refusal> {
-    let bundle = Bundle::load(&options.bundle)?;
-    let Checked { spec, warnings } = crate::policy::container::check(&bundle, id, facts)?;
+    let mut bundle = Bundle::load(&options.bundle)?;
+    let asked = options.systemd_cgroup.then(|| bundle.take_cgroups_path());
+    let Checked { mut spec, warnings } = policy::check_with(&bundle, id, facts, filters)?;
+    let mut facts = std::borrow::Cow::Borrowed(facts);
+    let scope = match asked {
+        Some(path) => Some(super::scope::decide(&path, id, &mut spec, facts.to_mut())?),
+        None => None,
+    };
     for warning in &warnings {
         warn(warning);
     }
     check_terminal(&spec, options)?;
-    let plan = build::plan(
+    let mut plan = build::plan(
         &spec,
-        facts,
+        &facts,
         &Options {
             id: id.to_owned(),
             anchor: CText::default(),
@@ -91,6 +101,9 @@ fn ready(
             await_start: wait,
         },
     )?;
+    if let Some(scope) = scope {
+        plan.cgroup = plan.cgroup.in_scope(&scope);
+    }
     Ok(Ready { spec, plan, bundle })
 }
 
@@ -122,7 +135,7 @@ pub fn explain(
     wait: bool,
     warn: &dyn Fn(&str),
 ) -> Result<Vec<String>, Refusal> {
-    Ok(ready(id, options, facts, wait, warn)?.plan.lines())
+    Ok(ready(id, options, facts, wait, &KeptFilters::to_read(), warn)?.plan.lines())
 }
 
 /// `create`: everything up to the process, which waits for `start`.
@@ -136,12 +149,15 @@ pub fn create(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     let options = StartOptions { detach: true, ..options.clone() };
-    let ready = ready(id, &options, &Facts::read()?, true, warn)?;
+    let ready = ready(id, &options, &Facts::read()?, true, &KeptFilters::own(), warn)?;
+    let interrupts = Interrupts::hold()?;
     let mut making = Making::claim(store, id, ready, &options, false)?;
     let listener = making.listen()?;
     let born = making.launch(Some(&listener), SigSet::empty())?;
-    making.attend(&born)?;
+    making.attend(&born, &interrupts)?;
+    interrupts.check()?;
     making.finish(&born)?;
+    interrupts.too_late();
     Ok(())
 }
 
@@ -155,7 +171,7 @@ pub fn run(
     options: &StartOptions,
     warn: &dyn Fn(&str),
 ) -> Result<i32, Refusal> {
-    let ready = ready(id, options, &Facts::read()?, false, warn)?;
+    let ready = ready(id, options, &Facts::read()?, false, &KeptFilters::own(), warn)?;
     if ready.spec.process.is_none() {
         return Err(Problem::user("config.json has no `process`, so there is nothing to run")
             .hint("add one, or use denovo create")
@@ -165,11 +181,17 @@ pub fn run(
         Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
     let poststop = ready.spec.hooks.poststop.clone();
     let poststart = ready.spec.hooks.poststart.clone();
+    let interrupts = Interrupts::hold()?;
     let mut making = Making::claim(store, id, ready, options, !options.detach && !options.keep)?;
     let born = making.launch(None, SigSet::empty())?;
-    let terminal = making.attend(&born)?;
+    let terminal = making.attend(&born, &interrupts)?;
+    drop(interrupts);
     let record = making.finish(&born)?;
-    run_hooks_of(&record, &poststart, Status::Running, warn);
+    if let Err(problem) = started(&record, &poststart) {
+        clean(store, &record)?;
+        warn_of_hooks(&record, &poststop, warn);
+        return Err(problem.into());
+    }
     if options.detach {
         return Ok(0);
     }
@@ -181,11 +203,23 @@ pub fn run(
         shares_group: false,
     };
     let code = proxy.wait();
+    if code == 128 + libc::SIGKILL {
+        tell_memory(&record, warn);
+    }
     if !options.keep {
         clean(store, &record)?;
-        run_hooks_of(&record, &poststop, Status::Stopped, warn);
+        warn_of_hooks(&record, &poststop, warn);
     }
     Ok(code)
+}
+
+/// Whether it was for want of memory, which 137 alone does not say.
+fn tell_memory(record: &Record, warn: &dyn Fn(&str)) {
+    if let Some(kills) = crate::kernel::cgroup::usage(&record.cgroup).oom_kills.filter(|n| *n > 0) {
+        warn(&format!(
+            "{kills} process(es) of the container were killed because its memory limit was reached; raise linux.resources.memory.limit"
+        ));
+    }
 }
 
 /// Kills what is left, removes the groups and the record.
@@ -198,25 +232,51 @@ fn clean(store: &Store, record: &Record) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// poststart and poststop hooks: a failure is logged, not fatal
-/// (runtime-spec, "Lifecycle").
-fn run_hooks_of(record: &Record, hooks: &[Hook], status: Status, warn: &dyn Fn(&str)) {
+/// poststart hooks: when one fails, the container is stopped and the rest of
+/// them not run (runtime-spec, "Lifecycle", step 9).
+fn started(record: &Record, hooks: &[Hook]) -> Result<(), Problem> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let state = record.state(Status::Running);
+    let text = serde_json::to_vec(&state).map_err(|e| Problem::ours(e.to_string()))?;
+    for hook in hooks {
+        if let Err(failure) = hook::run_one(hook, &text, None) {
+            stop(record)?;
+            let problem = Problem::user(format!("poststart {failure}"));
+            return Err(problem.hint("the container was stopped, as the runtime-spec demands"));
+        }
+    }
+    Ok(())
+}
+
+/// poststop hooks: a failure is logged, not fatal (runtime-spec, "Lifecycle",
+/// step 13).
+fn warn_of_hooks(record: &Record, hooks: &[Hook], warn: &dyn Fn(&str)) {
     if hooks.is_empty() {
         return;
     }
-    let text = serde_json::to_vec(&record.state(status)).unwrap_or_default();
+    let text = serde_json::to_vec(&record.state(Status::Stopped)).unwrap_or_default();
     for hook in hooks {
-        if let Err(e) = hook::run_one(hook, &text) {
+        if let Err(e) = hook::run_one(hook, &text, None) {
             warn(&e.to_string());
         }
     }
+}
+
+/// Kills the first process, if it runs, and waits for its end.
+fn stop(record: &Record) -> Result<(), Problem> {
+    let Some(pidfd) = record.init.and_then(|p| p.open()) else { return Ok(()) };
+    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    super::control::wake(record)?;
+    wait_end(record, &pidfd)
 }
 
 /// `start`: lets the created process go and hears whether it could be executed.
 ///
 /// # Errors
 /// The container is not in the state `created`, or its program failed to start.
-pub fn start(store: &Store, id: &str, warn: &dyn Fn(&str)) -> Result<(), Refusal> {
+pub fn start(store: &Store, id: &str) -> Result<(), Refusal> {
     let record = store.load(id)?;
     let status = store.status(&record);
     if status != Status::Created {
@@ -252,7 +312,7 @@ pub fn start(store: &Store, id: &str, warn: &dyn Fn(&str)) -> Result<(), Refusal
             _ => {}
         }
     }
-    run_hooks_of(&record, &record.poststart, Status::Running, warn);
+    started(&record, &record.poststart)?;
     Ok(())
 }
 
@@ -262,32 +322,6 @@ fn start_failure(record: &Record, failure: Failure) -> Refusal {
     let f = Failure { step, ..failure };
     let plan = process_plan(record.process.as_ref(), Vec::new(), record);
     Refusal { problems: vec![failure::explain(&plan, &f)], code: failure::exit_code(&plan, &f) }
-}
-
-/// `kill`: one signal to the first process, or to all.
-///
-/// # Errors
-/// The container does not run.
-pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<(), Refusal> {
-    let record = store.load(id)?;
-    let not_running = || {
-        Problem::user(format!("container {id:?} is not running"))
-            .hint("denovo state shows what it is; denovo delete removes what is left")
-    };
-    if all {
-        for pid in cgroup::pids(&record.cgroup).map_err(Problem::from)? {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal_of(signal));
-        }
-        return Ok(());
-    }
-    let pidfd = record.init.and_then(|p| p.open()).ok_or_else(not_running)?;
-    sys::pidfd_send_signal(pidfd.as_fd(), signal).map_err(|e| {
-        Problem::user(format!("container {id:?}: signal {signal}: {}", e.desc())).into()
-    })
-}
-
-fn signal_of(number: i32) -> Option<nix::sys::signal::Signal> {
-    nix::sys::signal::Signal::try_from(number).ok()
 }
 
 /// `delete`: removes what a stopped container left; with `force` ends it first.
@@ -310,7 +344,7 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
         Err(problem) => return Err(problem.into()),
     };
     let status = store.status(&record);
-    if matches!(status, Status::Running | Status::Creating) && !force {
+    if matches!(status, Status::Running | Status::Paused | Status::Creating) && !force {
         return Err(Problem::user(format!(
             "container {id:?} is {} and cannot be deleted",
             status.name()
@@ -318,12 +352,9 @@ pub fn delete(store: &Store, id: &str, force: bool, warn: &dyn Fn(&str)) -> Resu
         .hint(format!("end it first (denovo kill {id} KILL), or use delete --force"))
         .into());
     }
-    if let Some(pidfd) = record.init.and_then(|p| p.open()) {
-        let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-        wait_end(&record, &pidfd)?;
-    }
+    stop(&record)?;
     clean(store, &record)?;
-    run_hooks_of(&record, &record.poststop, Status::Stopped, warn);
+    warn_of_hooks(&record, &record.poststop, warn);
     Ok(())
 }
 

@@ -16,15 +16,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// A limit cannot be set, or a group cannot be made; none is left then.
 pub fn enter(plan: &mut CgroupPlan) -> Result<Doors, Problem> {
-    match cgroup::make(plan) {
-        Err(error) if plan.best_effort && error.is_permission() => *plan = CgroupPlan::default(),
+    let holder = match cgroup::make(plan) {
+        Err(error) if plan.best_effort && error.is_permission() => {
+            *plan = CgroupPlan::default();
+            None
+        }
         made => made?,
-    }
-    cgroup::open_doors(plan, None).map_err(|error| {
+    };
+    let doors = cgroup::open_doors(plan, None).map_err(|error| {
         // The first error is the one to report.
         let _ = cgroup::remove(plan);
-        error.into()
-    })
+        Problem::from(error)
+    })?;
+    Ok(Doors { holder, ..doors })
 }
 
 /// Why a first process came to nothing, if it was for want of memory.
@@ -43,7 +47,7 @@ pub fn out_of_memory(plan: &CgroupPlan) -> Option<Problem> {
 /// # Errors
 /// A process does not end, or a group cannot be removed; it is named.
 pub fn end(plan: &CgroupPlan) -> Result<(), Problem> {
-    if plan.groups.is_empty() {
+    if plan.groups.is_empty() && plan.resctrl.is_none() {
         return Ok(());
     }
     // Most of the time nothing is left, and rmdir is the cheapest way to see.

@@ -36,6 +36,8 @@ pub struct Orders {
     pub env: Vec<String>,
     /// Where no group can hold the processes on their CPUs.
     pub affinity: Option<Vec<u32>>,
+    /// The image's mount, attached nowhere; the plan names this descriptor.
+    pub image: Option<OwnedFd>,
     /// What the environment is made for.
     pub asked: JobRequest,
 }
@@ -107,7 +109,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
         tell(&Err(vec![problem]));
         return 125;
     }
-    if let Err(e) = detach(report) {
+    if let Err(e) = detach(report, orders.image.as_ref()) {
         stage::take_back(&orders.jobs, &orders.record);
         tell(&Err(vec![Problem::kernel(format!("the monitor cannot detach: {}", e.desc()))]));
         return 125;
@@ -128,16 +130,24 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
 
 /// Away from the caller's terminal, directory and descriptors: a pipe held
 /// open here would keep its reader waiting for as long as the job runs.
-fn detach(report: &Channel) -> Result<(), Errno> {
+fn detach(report: &Channel, image: Option<&OwnedFd>) -> Result<(), Errno> {
     let _ = nix::unistd::setsid();
     nix::unistd::chdir("/")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
     crate::kernel::files::become_stdio(null.as_fd())?;
     drop(null);
-    let keep = report.as_owned().as_raw_fd() as u32;
-    sys::close_range(3, keep.saturating_sub(1))?;
-    sys::close_range(keep + 1, u32::MAX)?;
+    let mut keep = vec![report.as_owned().as_raw_fd() as u32];
+    keep.extend(image.map(|fd| fd.as_raw_fd() as u32));
+    keep.sort_unstable();
+    let mut next = 3;
+    for fd in keep {
+        if next < fd {
+            sys::close_range(next, fd - 1)?;
+        }
+        next = fd + 1;
+    }
+    sys::close_range(next, u32::MAX)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     sys::set_process_name(c"denovo-monitor")
 }

@@ -56,6 +56,18 @@ fn address(path: &Path) -> nix::Result<(nix::sys::socket::UnixAddr, Option<Owned
     Ok((UnixAddr::new(&short)?, Some(fd)))
 }
 
+/// A stream connection to a socket that somebody else made.
+///
+/// # Errors
+/// As connect(2).
+pub fn connect_stream(path: &Path) -> nix::Result<OwnedFd> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, socket};
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let (address, _dir) = address(path)?;
+    connect(fd.as_raw_fd(), &address)?;
+    Ok(fd)
+}
+
 /// Hands the terminal to whoever listens on `--console-socket`.
 pub fn send_terminal(path: &Path, master: &OwnedFd) -> Result<(), Problem> {
     use nix::sys::socket::{

@@ -32,6 +32,9 @@ pub fn make_scratch(base: &Path, id: &str, owner: (u32, u32)) -> Result<PathBuf,
 /// removed stays in its record, for the next `denovo node gc`.
 pub fn take_back(jobs: &Jobs, record: &JobRecord) -> bool {
     let ended = groups::end(&record.cgroup).is_ok();
+    if let Some(mount) = &record.image_mount {
+        super::image::release(mount, &record.id);
+    }
     let cleared = record.scratch.as_ref().is_none_or(|dir| remove_tree(dir).is_ok());
     ended && cleared && jobs.forget(&record.id).is_ok()
 }
@@ -74,7 +77,9 @@ pub struct Collected {
 /// without a monitor, containers that were never finished or that nobody
 /// waits for any more.
 pub fn collect(base: &Path, containers: &Store) -> Collected {
-    let mut found = collect_jobs(&Jobs::new(base), |_| true);
+    let jobs = Jobs::new(base);
+    let mut found = collect_jobs(&jobs, |_| true);
+    found.removed.extend(super::image::collect(base, &jobs));
     for id in containers.ids() {
         if abandoned(containers, &id) {
             let gone = forget_container(containers, &id);

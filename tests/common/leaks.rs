@@ -50,11 +50,17 @@ fn is_dead(pid: i32) -> bool {
     stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// Groups of that name at the top of every hierarchy and below its `denovo`.
+/// Groups of that name at the top of every hierarchy and below its `denovo`,
+/// and the same in the group that was delegated to whoever runs the tests.
 fn groups(name: &str) -> Vec<PathBuf> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
     let mut tops: Vec<PathBuf> = hierarchies.map(|e| e.path()).collect();
     tops.push("/sys/fs/cgroup".into());
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if let Some(own) = own.lines().find_map(|l| l.strip_prefix("0::/")) {
+        let own = own.trim_end_matches(denovo::host::cgroups::CALLERS);
+        tops.push(PathBuf::from("/sys/fs/cgroup").join(own));
+    }
     tops.iter()
         .flat_map(|top| [top.clone(), top.join("denovo")])
         .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())

@@ -171,7 +171,7 @@ impl Place {
 
     pub fn await_nothing(&self) {
         let mut remains = Vec::new();
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
             remains = self.remains();
             if remains.is_empty() {

@@ -12,14 +12,14 @@ fn programs_are_read_only_and_other_writes_vanish() {
     for place in Place::each("programs_are_read_only_and_other_writes_vanish") {
         let script = "for d in /usr /usr/bin /bin /lib /opt; do touch $d/x 2>/dev/null && echo wrote $d; done
                       for d in / /etc /var /var/lib /home /srv; do touch $d/x-$$ || echo not $d; done
-                      if [ $(id -u) = 0 ]; then echo changed >>/etc/profile; tail -1 /etc/profile; else echo changed; fi; rm /etc/services && ls /etc/services 2>&1";
+                      if [ $(id -u) = 0 ]; then echo changed >>/etc/profile; tail -1 /etc/profile; else echo changed; fi; rm /etc/login.defs && ls /etc/login.defs 2>&1";
         let ran = place.run(&[], script).expect(2, script);
         assert_eq!(
             ran.out(),
-            "changed\nls: cannot access '/etc/services': No such file or directory"
+            "changed\nls: cannot access '/etc/login.defs': No such file or directory"
         );
         assert!(!fs::read_to_string("/etc/profile").unwrap().contains("changed"));
-        assert!(fs::exists("/etc/services").unwrap());
+        assert!(fs::exists("/etc/login.defs").unwrap());
     }
 }
 

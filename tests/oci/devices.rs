@@ -62,12 +62,6 @@ fn a_listed_device_is_made_as_configured() {
 #[test]
 fn a_device_that_no_rule_allows_cannot_be_opened() {
     let Some(case) = Case::root("a_device_that_no_rule_allows_cannot_be_opened") else { return };
-    if crate::common::v1_directory("devices").is_none() {
-        return crate::common::skip(
-            "a_device_that_no_rule_allows_cannot_be_opened",
-            "no devices on cgroup v1",
-        );
-    }
     // /dev/kmsg exists on every node; reading it needs no capability here.
     let script = "cat /dev/mem-like > /dev/null 2>&1 && echo read; head -c 1 /dev/zero | wc -c";
     let device = json!([{"path": "/dev/mem-like", "type": "c", "major": 1, "minor": 11}]);

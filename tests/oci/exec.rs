@@ -203,3 +203,30 @@ fn into_a_created_container_too() {
     assert_eq!(case.ok(&["exec", &id, "sh", "-c", script]), "");
     case.delete(&id);
 }
+
+#[test]
+fn it_goes_into_a_group_below_the_container_s() {
+    let test = "it_goes_into_a_group_below_the_container_s";
+    let Some(case) = Case::root(test) else { return };
+    let Some(pids) = crate::common::v1_directory("pids") else {
+        return crate::common::skip(test, "pids is not on cgroup v1 here");
+    };
+    let (id, _) = case.sleeper("a", |_| {});
+    fs::create_dir(pids.join(format!("denovo-{id}/part"))).unwrap();
+    let text = case.ok(&["exec", "--cgroup", "pids:part", &id, "cat", "/proc/self/cgroup"]);
+    let group = |name: &str| {
+        let line = text.lines().find(|l| l.split(':').nth(1) == Some(name)).unwrap();
+        line.rsplit(':').next().unwrap().to_owned()
+    };
+    assert!(group("pids").ends_with(&format!("denovo-{id}/part")), "{text}");
+    assert!(group("memory").ends_with(&format!("denovo-{id}")), "{text}");
+    for (bad, words) in [
+        ("pids:none", "there is no control group"),
+        ("nonsense:part", "no group with `nonsense`"),
+        ("../x", "goes up"),
+        ("pids:..", "goes up"),
+    ] {
+        case.call(&["exec", "--cgroup", bad, &id, "true"]).refused(&["--cgroup", words]);
+    }
+    case.delete(&id);
+}

@@ -79,8 +79,7 @@ fn all_six_run_in_order_and_in_their_namespaces() {
             assert_eq!(state["annotations"], json!({"k": "v"}));
             assert!(state["ociVersion"].is_string() && state["bundle"].is_string());
             let status: &[&str] = match kind {
-                "prestart" | "createRuntime" | "createContainer" => &["creating"],
-                "startContainer" => &["creating", "created"],
+                "prestart" | "createRuntime" | "createContainer" | "startContainer" => &["created"],
                 "poststart" => &["running"],
                 _ => &["stopped"],
             };
@@ -181,15 +180,64 @@ fn a_failing_start_hook_of_a_created_container_fails_start() {
     case.ok(&["delete", &id]);
 }
 
+/// runtime-spec, "Lifecycle", step 9: an error, and the container is stopped.
 #[test]
-fn failing_later_hooks_are_told_and_change_nothing() {
-    for case in Case::each("failing_later_hooks_are_told_and_change_nothing") {
-        for kind in &KINDS[4..] {
-            let ran = case.run("exit 7", |config| {
-                add(config, kind, json!({"path": "/bin/false"}));
+fn a_failing_poststart_hook_stops_the_container() {
+    for case in Case::each("a_failing_poststart_hook_stops_the_container") {
+        let log = case.file("log", "");
+        let bundle = case.bundle(|config| {
+            for (name, end) in [("one", ""), ("two", "; exit 3"), ("three", "")] {
+                let script = format!("echo {name} >> {}{end}", log.display());
+                add(config, "poststart", json!({"path": "/bin/sh", "args": ["sh", "-c", script]}));
+            }
+            add(config, "poststop", noting("poststop", &log));
+            shell(config, "sleep 1000");
+        });
+        let id = case.id("a");
+        case.ok(&["create", "-b", bundle.to_str().unwrap(), &id]);
+        case.call(&["start", &id]).refused(&["poststart", "/bin/sh", "3"]);
+        assert_eq!(case.query(&id)["status"], "stopped");
+        assert_eq!(fs::read_to_string(&log).unwrap(), "one\ntwo\n");
+        case.ok(&["delete", &id]);
+        assert!(fs::read_to_string(&log).unwrap().contains("poststop"));
+
+        fs::write(&log, "").unwrap();
+        let ran = case.run_bundle(&bundle);
+        ran.refused(&["poststart", "/bin/sh", "3"]);
+        let text = fs::read_to_string(&log).unwrap();
+        assert!(text.starts_with("one\ntwo\npoststop"), "{text}");
+        assert_eq!(case.left(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_failing_poststop_hook_is_told_and_changes_nothing() {
+    for case in Case::each("a_failing_poststop_hook_is_told_and_changes_nothing") {
+        let ran = case.run("exit 7", |config| {
+            add(config, "poststop", json!({"path": "/bin/false"}));
+        });
+        assert_eq!(ran.code(), 7, "{ran:#?}");
+        assert!(ran.err.contains("/bin/false"), "{ran:#?}");
+    }
+}
+
+/// It takes the process's place for a moment, so it has its environment unless
+/// it says another.
+#[test]
+fn a_start_hook_without_environment_has_the_process_s() {
+    for case in Case::each("a_start_hook_without_environment_has_the_process_s") {
+        for (env, wanted) in [(json!(null), "two"), (json!(["PATH=/bin"]), "")] {
+            let ran = case.run("cat /tmp/seen", |config| {
+                config["root"]["readonly"] = json!(false);
+                crate::common::push(&mut config["process"]["env"], json!("ONE=two"));
+                let script = "echo \"ONE is $ONE\" > /tmp/seen";
+                let mut hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
+                if !env.is_null() {
+                    hook["env"] = env.clone();
+                }
+                add(config, "startContainer", hook);
             });
-            assert_eq!(ran.code(), 7, "{kind}: {ran:#?}");
-            assert!(ran.err.contains("/bin/false"), "{kind}: {ran:#?}");
+            assert_eq!(ran.out(), format!("ONE is {wanted}").trim(), "{ran:#?}");
         }
     }
 }

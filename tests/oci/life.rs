@@ -67,8 +67,13 @@ fn the_state_document_is_as_the_specification_has_it() {
     assert_eq!(state["annotations"], json!({"k": "v"}));
     for key in state.as_object().unwrap().keys() {
         let known = ["ociVersion", "id", "status", "pid", "bundle", "annotations"];
-        assert!(known.contains(&&key[..]), "{key} is not in the specification");
+        let of_runc = ["rootfs", "created", "owner"];
+        let known = known.contains(&&key[..]) || of_runc.contains(&&key[..]);
+        assert!(known, "{key} is neither in the specification nor runc's");
     }
+    assert_eq!(state["rootfs"], format!("{bundle}/rootfs"));
+    assert_eq!(state["owner"], "root");
+    assert!(state["created"].as_str().unwrap().ends_with('Z'), "{state}");
     case.delete(&id);
 }
 

@@ -4,17 +4,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use denovo::host::Facts;
 use serde_json::{Value, json};
 
-use crate::common::{Case, skip, v1_directory};
+use crate::common::{Case, drop_namespace, skip};
 
-/// Directory of a container's group, where the controller is on cgroup v1.
-fn group(test: &str, controller: &str, path: &str) -> Option<PathBuf> {
-    let dir = v1_directory(controller);
-    if dir.is_none() {
-        skip(test, &format!("no {controller} on cgroup v1"));
+/// Directory of a container's group in the hierarchy that has the controller,
+/// and whether that is v2; says so where none has.
+fn group(test: &str, controller: &str, path: &str) -> Option<(PathBuf, bool)> {
+    let groups = Facts::read().unwrap().cgroups;
+    let v1 = groups.v1_with(controller).map(|h| (h.mount.join(path), false));
+    let v2 = groups.v2.as_ref().filter(|_| groups.v2_has(controller));
+    let found = v1.or_else(|| v2.map(|h| (h.mount.join(path), true)));
+    if found.is_none() {
+        skip(test, &format!("no control group has {controller}"));
     }
-    dir.map(|d| d.join(path))
+    found
 }
 
 fn read(dir: &Path, file: &str) -> String {
@@ -43,15 +48,16 @@ fn memory_pids_and_cpu_are_set() {
         }),
     );
     let path = format!("denovo-{id}");
-    for (controller, file, value) in [
-        ("memory", "memory.limit_in_bytes", "33554432"),
-        ("pids", "pids.max", "42"),
-        ("cpu", "cpu.cfs_quota_us", "25000"),
-        ("cpu", "cpu.cfs_period_us", "50000"),
-        ("cpu", "cpu.shares", "512"),
-        ("cpuset", "cpuset.cpus", "0"),
+    for (controller, v1, v2) in [
+        ("memory", ("memory.limit_in_bytes", "33554432"), ("memory.max", "33554432")),
+        ("pids", ("pids.max", "42"), ("pids.max", "42")),
+        ("cpu", ("cpu.cfs_quota_us", "25000"), ("cpu.max", "25000 50000")),
+        ("cpu", ("cpu.cfs_period_us", "50000"), ("cpu.max", "25000 50000")),
+        ("cpu", ("cpu.shares", "512"), ("cpu.weight", "59")),
+        ("cpuset", ("cpuset.cpus", "0"), ("cpuset.cpus.effective", "0")),
     ] {
-        if let Some(dir) = group(test, controller, &path) {
+        if let Some((dir, is_v2)) = group(test, controller, &path) {
+            let (file, value) = if is_v2 { v2 } else { v1 };
             assert_eq!(read(&dir, file), value, "{file}");
             assert_eq!(read(&dir, "cgroup.procs").lines().count(), 1, "{controller}");
         }
@@ -104,14 +110,11 @@ fn the_group_is_where_config_json_says() {
         let below = path.trim_start_matches('/');
         assert!(text.lines().any(|l| l.ends_with(below)), "{path}: {text}");
         case.delete(&id);
-        let made = v1_directory("pids").map(|d| d.join(below));
-        assert!(made.is_none_or(|d| !d.exists()), "{path}");
+        let Some((made, _)) = group(test, "pids", below) else { return };
+        assert!(!made.exists(), "{path}");
         // A parent that denovo made for it is gone too, or is empty at most.
-        if let Some(parent) =
-            v1_directory("pids").map(|d| d.join(format!("denovo/{}-path", case.name)))
-        {
-            assert!(!parent.exists(), "{}", parent.display());
-        }
+        let parent = made.ancestors().find(|p| p.ends_with(format!("{}-path", case.name)));
+        assert!(parent.is_some_and(|p| !p.exists()), "{path}");
     }
 }
 
@@ -140,7 +143,7 @@ fn a_group_that_two_containers_name_is_not_shared_unnoticed() {
 #[test]
 fn exec_goes_into_the_same_groups() {
     let Some(case) = Case::root("exec_goes_into_the_same_groups") else { return };
-    let (id, pid) = case.sleeper("a", |_| {});
+    let (id, pid) = case.sleeper("a", |config| drop_namespace(config, "cgroup"));
     let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert_eq!(case.ok(&["exec", &id, "cat", "/proc/self/cgroup"]), own.trim_end());
     case.delete(&id);
@@ -151,7 +154,35 @@ fn everything_in_the_groups_ends_with_the_container() {
     let Some(case) = Case::root("everything_in_the_groups_ends_with_the_container") else { return };
     // Without a pid namespace children outlive the first process.
     let ran = case.run("sleep 1000 & sleep 1000 & echo end", |config| {
-        crate::common::drop_namespace(config, "pid");
+        drop_namespace(config, "pid");
     });
     assert_eq!(ran.expect(0, "run").out(), "end");
+}
+
+#[test]
+fn a_container_that_runs_out_of_memory_is_told_so() {
+    let test = "a_container_that_runs_out_of_memory_is_told_so";
+    let Some(case) = Case::root(test) else { return };
+    if crate::common::v1_directory("memory").is_none()
+        && !denovo::host::Facts::read().unwrap().cgroups.v2_has("memory")
+    {
+        return skip(test, "no controller memory");
+    }
+    let limit = |bytes: u64, script: &'static str| {
+        move |config: &mut Value| {
+            config["linux"]["resources"]["memory"] = json!({"limit": bytes});
+            crate::common::shell(config, script);
+        }
+    };
+    // So little that the first process does not even come to its program.
+    let bundle = case.bundle(limit(4096, "true"));
+    let create = ["create", "-b", bundle.to_str().unwrap(), &case.id("a")];
+    case.call(&create).refused(&["memory limit"]);
+    let bundle =
+        case.bundle(limit(32 << 20, "head -c 200000000 /dev/zero | tail -c 200000000 >/dev/null"));
+    let ran = case.call(&["run", "-b", bundle.to_str().unwrap(), &case.id("b")]);
+    assert!(ran.code() == 137 && ran.err.contains("memory limit"), "{ran:?}");
+    let bundle = case.bundle(limit(32 << 20, "sh -c 'kill -9 $$'; exit $?"));
+    let ran = case.call(&["run", "-b", bundle.to_str().unwrap(), &case.id("c")]);
+    assert!(ran.code() == 137 && !ran.err.contains("memory"), "{ran:?}");
 }

@@ -36,7 +36,8 @@ fn listed_namespaces_are_new_and_others_shared() {
             &["ipc", "uts", "net", "pid", "mnt"]
         };
         let names = KINDS.map(|(_, name)| name);
-        let text = case.see(&inside(&names), |_| {});
+        // The default on a node with cgroup v2 alone has one more.
+        let text = case.see(&inside(&names), |config| drop_namespace(config, "cgroup"));
         for (link, name) in text.lines().zip(names) {
             assert_eq!(link != of("self", name), listed.contains(&name), "{name} {link}");
         }
@@ -233,14 +234,49 @@ fn clocks_have_their_offsets() {
     }
 }
 
+/// The ids of the user namespace may search neither directory; the caller may.
+#[test]
+fn a_mapped_root_needs_no_way_to_its_bundle() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(case) = Case::root("a_mapped_root_needs_no_way_to_its_bundle") else { return };
+    for time in [false, true] {
+        let bundle = case.bundle(|config| {
+            namespace(config, "user", None);
+            let map = json!([{"containerID": 0, "hostID": 70_000, "size": 1000}]);
+            config["linux"]["uidMappings"] = map.clone();
+            config["linux"]["gidMappings"] = map;
+            if time {
+                namespace(config, "time", None);
+                config["linux"]["timeOffsets"] = json!({"boottime": {"secs": 5000}});
+            }
+            let source = case.directory("closed/within");
+            fs::write(source.join("word"), "seen").unwrap();
+            crate::common::add_mount(
+                config,
+                json!({"destination": "/tmp", "source": source, "options": ["rbind", "ro"]}),
+            );
+            crate::common::shell(config, "cat /tmp/word; cat /proc/self/timens_offsets");
+        });
+        for name in ["proc", "dev", "sys"] {
+            fs::create_dir(bundle.join("rootfs").join(name)).unwrap();
+        }
+        for dir in [&bundle, &case.dir.join("closed")] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let ran = case.run_bundle(&bundle).expect(0, "run");
+        assert!(ran.out.starts_with("seen"), "{ran:#?}");
+        let boottime: Vec<&str> = ran.out.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(boottime, ["boottime", if time { "5000" } else { "0" }, "0"], "{ran:#?}");
+    }
+}
+
 #[test]
 fn a_cgroup_namespace_hides_where_the_group_is() {
     let Some(case) = Case::root("a_cgroup_namespace_hides_where_the_group_is") else { return };
-    let text = case.see("grep pids /proc/self/cgroup", |config| namespace(config, "cgroup", None));
-    if crate::common::v1_directory("pids").is_some() {
-        assert!(text.ends_with(":pids:/"), "{text}");
-    }
-    let shared = case.see("cat /proc/self/cgroup", |_| {});
+    let text = case.see("cat /proc/self/cgroup", |config| namespace(config, "cgroup", None));
+    let whole = if crate::common::v1_directory("pids").is_some() { ":pids:/" } else { "0::/" };
+    assert!(text.lines().any(|l| l.ends_with(whole)), "{text}");
+    let shared = case.see("cat /proc/self/cgroup", |config| drop_namespace(config, "cgroup"));
     assert!(shared.contains(&case.name), "{shared}");
 }
 

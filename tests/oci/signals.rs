@@ -1,5 +1,7 @@
 //! Signals: passed on in the foreground, sent by `kill`.
 
+use serde_json::json;
+
 use crate::common::{Case, shell, until};
 
 const TRAPS: &str =
@@ -98,7 +100,7 @@ fn a_signal_before_the_start_is_not_lost() {
     // A hook holds the start up until denovo has its signal.
     let bundle = case.bundle(|config| {
         shell(config, TRAPS);
-        config["hooks"]["createRuntime"] = serde_json::json!([{
+        config["hooks"]["createRuntime"] = json!([{
             "path": "/bin/sh",
             "args": ["sh", "-c", format!("touch {0}/held; while ! test -e {0}/go; do sleep 0.02; done",
                 case.dir.display())],
@@ -107,10 +109,74 @@ fn a_signal_before_the_start_is_not_lost() {
     });
     let run = case.start(case.denovo(&["run", "-b", bundle.to_str().unwrap(), &case.id("a")]));
     until("the hook", || case.dir.join("held").exists());
-    run.signal(libc::SIGTERM);
+    // One that does not end denovo itself.
+    run.signal(libc::SIGUSR1);
     case.file("go", "");
     // Before the traps stand it does nothing to pid 1; after that it is seen.
     run.await_output("up");
     run.signal(libc::SIGALRM);
     assert_eq!(run.wait().code(), 9);
+}
+
+/// A bundle whose hook keeps its container from ever being made, and a file
+/// that the hook writes once it runs.
+fn never_made(case: &Case, hook: &str) -> (std::path::PathBuf, std::path::PathBuf) {
+    let up = case.directory("up").join(hook);
+    let inside = hook == "createContainer";
+    let script = case.script("hook", &format!("touch {}\nsleep 998 & sleep 998", up.display()));
+    let bundle = case.bundle(|config| {
+        config["hooks"] = json!({ hook: [{"path": script}] });
+        if inside {
+            config["process"]["args"] = json!(["true"]);
+        }
+    });
+    (bundle, up)
+}
+
+#[test]
+fn a_signal_while_a_container_is_made_takes_it_back() {
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    for case in Case::each("a_signal_while_a_container_is_made_takes_it_back") {
+        for (verb, hook, signal) in [
+            (&["create"][..], "createRuntime", SIGTERM),
+            (&["create"], "createContainer", SIGTERM),
+            (&["create"], "prestart", SIGINT),
+            (&["run"], "createRuntime", SIGINT),
+            (&["run"], "createContainer", SIGHUP),
+            (&["run", "--detach"], "createRuntime", SIGQUIT),
+            (&["run", "--detach"], "createContainer", SIGTERM),
+        ] {
+            let (bundle, up) = never_made(&case, hook);
+            let id = case.id("a");
+            let words = [verb, &["--bundle", bundle.to_str().unwrap(), &id]].concat();
+            let making = case.start(case.denovo(&words));
+            until("the hook runs", || up.exists());
+            making.signal(signal as i32);
+            making.wait().refused_with(128 + signal as i32, &[signal.as_str(), "taken back"]);
+            case.call(&["state", &id]).refused(&["does not exist"]);
+            // Groups, processes of the hook's too, mounts.
+            until("nothing is left", || case.left().is_empty());
+            std::fs::remove_file(&up).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_signal_that_is_ignored_does_not_disturb_the_making() {
+    let Some(case) = Case::root("a_signal_that_is_ignored_does_not_disturb_the_making") else {
+        return;
+    };
+    let script = case.script("hook", &format!("touch {}/up; sleep 0.3", case.dir.display()));
+    let bundle = case.bundle(|config| {
+        config["hooks"] = json!({"createRuntime": [{"path": script}]});
+        config["process"]["args"] = json!(["echo", "made"]);
+    });
+    let id = case.id("a");
+    let mut command = case.command("nohup");
+    command.arg(crate::common::binary(false)).arg("--root").arg(case.state());
+    command.args(["run", "--bundle", bundle.to_str().unwrap(), &id]);
+    let making = case.start(command);
+    until("the hook runs", || case.dir.join("up").exists());
+    making.signal(libc::SIGHUP);
+    assert_eq!(making.wait().expect(0, "run").out(), "made");
 }

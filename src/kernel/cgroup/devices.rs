@@ -36,6 +36,11 @@ fn set_v1(group: &Directory, rules: &[DeviceRule]) -> Result<(), CgroupError> {
         Ok(())
     } else {
         let asked: Vec<String> = rules.iter().map(line).collect();
-        Err(group.not_kept("devices.list", &asked.join(", "), &found.trim().replace('\n', ", ")))
+        Err(group.not_kept(
+            "device list",
+            "devices.list",
+            &asked.join(", "),
+            &found.trim().replace('\n', ", "),
+        ))
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, fstatfs};
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType, fstatfs};
 use nix::unistd::{Uid, UnlinkatFlags, fchownat, unlinkat};
 
 use super::CgroupError;
@@ -20,7 +20,12 @@ pub(super) struct Directory {
     /// For messages only.
     path: PathBuf,
     pub version: Version,
+    /// What every directory below must be on too.
+    magic: FsType,
 }
+
+/// `RDTGROUP_SUPER_MAGIC` of linux/magic.h.
+const RESCTRL_MAGIC: FsType = FsType(0x0765_5821);
 
 impl Directory {
     /// The top of the hierarchy that `at` is in.
@@ -28,7 +33,19 @@ impl Directory {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::open(&at.mount, flags, Mode::empty())
             .map_err(|errno| CgroupError::Open { path: at.mount.clone(), errno })?;
-        checked(fd, at.mount.clone(), at.version)
+        let magic = match at.version {
+            Version::V1 => CGROUP_SUPER_MAGIC,
+            Version::V2 => CGROUP2_SUPER_MAGIC,
+        };
+        checked(fd, at.mount.clone(), at.version, magic)
+    }
+
+    /// The top of the kernel's resource control, whose groups work like v1's.
+    pub fn resctrl(mount: &Path) -> Result<Self, CgroupError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::open(mount, flags, Mode::empty())
+            .map_err(|errno| CgroupError::Open { path: mount.to_owned(), errno })?;
+        checked(fd, mount.to_owned(), Version::V1, RESCTRL_MAGIC)
     }
 
     /// The group `at`.
@@ -48,7 +65,7 @@ impl Directory {
         let fd = self
             .resolve(path, flags)
             .map_err(|errno| CgroupError::Open { path: full.clone(), errno })?;
-        checked(fd, full, self.version)
+        checked(fd, full, self.version, self.magic)
     }
 
     /// Opens `path` without leaving this directory, following a link or
@@ -138,6 +155,12 @@ impl Directory {
         self.resolve(file, OFlag::O_WRONLY).map_err(|errno| self.refused(file, value, errno))
     }
 
+    /// One of its files, open for reading.
+    pub fn open_for_reading(&self, file: &str) -> Result<OwnedFd, CgroupError> {
+        let error = |errno| CgroupError::Read { path: self.path.join(file), errno };
+        self.resolve(file, OFlag::O_RDONLY).map_err(error)
+    }
+
     /// Whether it has such a file.
     pub fn has(&self, file: &str) -> bool {
         self.resolve(file, OFlag::O_PATH).is_ok()
@@ -171,8 +194,9 @@ impl Directory {
         CgroupError::Write { path: self.path.join(file), value: value.to_owned(), errno }
     }
 
-    pub fn not_kept(&self, file: &str, asked: &str, found: &str) -> CgroupError {
+    pub fn not_kept(&self, what: &str, file: &str, asked: &str, found: &str) -> CgroupError {
         CgroupError::NotKept {
+            what: what.to_owned(),
             path: self.path.join(file),
             asked: asked.to_owned(),
             found: found.to_owned(),
@@ -186,13 +210,14 @@ impl AsFd for Directory {
     }
 }
 
-fn checked(fd: OwnedFd, path: PathBuf, version: Version) -> Result<Directory, CgroupError> {
-    let expected = match version {
-        Version::V1 => CGROUP_SUPER_MAGIC,
-        Version::V2 => CGROUP2_SUPER_MAGIC,
-    };
+fn checked(
+    fd: OwnedFd,
+    path: PathBuf,
+    version: Version,
+    magic: FsType,
+) -> Result<Directory, CgroupError> {
     match fstatfs(&fd) {
-        Ok(stat) if stat.filesystem_type() == expected => Ok(Directory { fd, path, version }),
+        Ok(stat) if stat.filesystem_type() == magic => Ok(Directory { fd, path, version, magic }),
         Ok(_) => Err(CgroupError::NotCgroups { path }),
         Err(errno) => Err(CgroupError::Open { path, errno }),
     }
@@ -211,7 +236,7 @@ mod tests {
         std::os::unix::fs::symlink("group/file", base.path().join("top/file")).unwrap();
         let path = base.path().join("top");
         let fd = OwnedFd::from(std::fs::File::open(&path).unwrap());
-        let top = Directory { fd, path, version: Version::V1 };
+        let top = Directory { fd, path, version: Version::V1, magic: CGROUP_SUPER_MAGIC };
         let table = [
             ("group", true),
             ("group/sub", true),

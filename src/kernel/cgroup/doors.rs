@@ -17,12 +17,14 @@ use super::directory::Directory;
 use crate::plan::cgroup::{CgroupPlan, Version};
 
 /// Open ways into the groups of one environment; all close-on-exec.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Doors {
-    /// `tasks` of each v1 group, to write `0` to.
+    /// `tasks` of each v1 group and of resource control, to write `0` to.
     pub v1_tasks: Vec<OwnedFd>,
     /// The v2 group's directory, for `CLONE_INTO_CGROUP`.
     pub v2_dir: Option<OwnedFd>,
+    /// What keeps a group of systemd's until the doors have been used.
+    pub holder: Option<super::Holder>,
 }
 
 /// Opens the ways into the groups of `plan`, which must have been made.
@@ -47,8 +49,12 @@ pub fn open_doors(plan: &CgroupPlan, opener: Option<u32>) -> Result<Doors, Cgrou
         }
     }
     let _acting = opener.map(ActingAs::new).transpose()?;
-    let v1_tasks = groups.iter().map(|g| g.open_file("tasks", "0")).collect::<Result<_, _>>()?;
-    Ok(Doors { v1_tasks, v2_dir })
+    let mut v1_tasks =
+        groups.iter().map(|g| g.open_file("tasks", "0")).collect::<Result<Vec<_>, _>>()?;
+    if let Some(rdt) = &plan.resctrl {
+        v1_tasks.extend(super::resctrl::doors(rdt)?);
+    }
+    Ok(Doors { v1_tasks, v2_dir, holder: None })
 }
 
 /// Another effective uid until it is dropped.

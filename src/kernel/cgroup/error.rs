@@ -26,8 +26,8 @@ pub enum CgroupError {
     Write { path: PathBuf, value: String, errno: Errno },
     #[error("{what} refused: cannot write {value:?} to {}: {reason}", path.display())]
     Limit { what: String, path: PathBuf, value: String, reason: String, errno: Option<Errno> },
-    #[error("{} holds {found:?} after {asked:?} was written to it", path.display())]
-    NotKept { path: PathBuf, asked: String, found: String },
+    #[error("{what}: {} holds {found:?} after {asked:?} was written to it", path.display())]
+    NotKept { what: String, path: PathBuf, asked: String, found: String },
     #[error("cannot enable the controller {controller} below {}: {errno}", path.display())]
     Enable { path: PathBuf, controller: String, errno: Errno },
     #[error("cannot {act} the device filter of {at}: {errno}")]
@@ -36,6 +36,8 @@ pub enum CgroupError {
     Undead { at: Place, pids: Vec<i32> },
     #[error("cannot act as uid {uid}: {errno}")]
     Act { uid: u32, errno: Errno },
+    #[error("systemd makes no scope {unit}: {why}")]
+    Systemd { unit: String, why: String },
     #[error("{at} does not freeze")]
     NotFrozen { at: Place },
 }
@@ -68,6 +70,7 @@ impl CgroupError {
             | Self::Occupied { .. }
             | Self::NotKept { .. }
             | Self::Undead { .. }
+            | Self::Systemd { .. }
             | Self::NotFrozen { .. } => None,
         }
     }
@@ -94,6 +97,9 @@ impl From<CgroupError> for Problem {
             {
                 Self::kernel(message).hint(running(pids))
             }
+            CgroupError::Systemd { .. } => Self::site(message).hint(
+                "see journalctl; without --systemd-cgroup denovo makes the control group itself",
+            ),
             CgroupError::NotCgroups { .. } => {
                 Self::site(message).hint("as root: mount -t cgroup2 none /sys/fs/cgroup")
             }
@@ -102,6 +108,12 @@ impl From<CgroupError> for Problem {
                  start denovo in a group of its own, such as with systemd-run --user --scope",
             ),
             CgroupError::Limit { errno: Some(errno), .. } => limit_hint(*errno, message),
+            CgroupError::NotKept { path, .. } if path.ends_with("memory.kmem.limit_in_bytes") => {
+                Self::kernel(message).hint(
+                    "kernels since 5.16 count the kernel's memory in the memory limit only; leave \
+                     the field out",
+                )
+            }
             CgroupError::NotKept { .. } => Self::kernel(message)
                 .hint("the limit is not in force; a group above may have a lower one"),
             _ if error.errno() == Some(Errno::EROFS) => Self::site(message)

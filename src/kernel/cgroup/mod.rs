@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
+use crate::host::cgroups::CALLERS;
 use crate::plan::cgroup::{CgroupPlan, CgroupStep, CgroupUndo, Place, Version};
 
 pub mod device_filter;
@@ -17,26 +18,41 @@ mod devices;
 mod directory;
 mod doors;
 mod error;
+mod oom;
 mod processes;
 mod removal;
+mod resctrl;
+mod scope;
 mod settings;
+mod stats;
+mod update;
 mod usage;
 
 pub use doors::{Doors, open_doors, place};
 pub use error::CgroupError;
-pub use processes::{freeze, kill, pids, thaw};
+pub use oom::Oom;
+pub use processes::{freeze, freezing_group, frozen, kill, pids, thaw};
 pub use removal::{remove, remove_now};
+pub use scope::Holder;
+pub use stats::stats;
+pub use update::{change, in_force};
 pub use usage::{Usage, usage};
 
 use directory::Directory;
 
-/// Carries every step out; takes those done back when one is refused.
+/// Carries every step out; takes those done back when one is refused. What it
+/// gives keeps a group that systemd made until somebody else is in it.
 ///
 /// # Errors
 /// The first [`CgroupError`].
-pub fn make(plan: &CgroupPlan) -> Result<(), CgroupError> {
+pub fn make(plan: &CgroupPlan) -> Result<Option<Holder>, CgroupError> {
+    let mut holder = None;
     for (number, step) in plan.steps.iter().enumerate() {
-        let Err(error) = apply(step) else { continue };
+        let result = match step {
+            CgroupStep::Scope { at, scope } => scope::start(at, scope).map(|h| holder = Some(h)),
+            step => apply(step),
+        };
+        let Err(error) = result else { continue };
         // A group that was there before is another environment's.
         let ours = if matches!(error, CgroupError::Occupied { .. }) { number } else { number + 1 };
         for undo_of in plan.steps[..ours].iter().rev() {
@@ -47,7 +63,12 @@ pub fn make(plan: &CgroupPlan) -> Result<(), CgroupError> {
         }
         return Err(error);
     }
-    Ok(())
+    let made = plan.resctrl.as_ref().map_or(Ok(()), resctrl::make);
+    made.map(|()| holder).inspect_err(|_| {
+        for step in plan.steps.iter().rev().filter_map(CgroupStep::undo) {
+            let _ = undo(&step);
+        }
+    })
 }
 
 /// Carries one step out.
@@ -57,8 +78,10 @@ pub fn make(plan: &CgroupPlan) -> Result<(), CgroupError> {
 /// does not read back as it was written.
 pub fn apply(step: &CgroupStep) -> Result<(), CgroupError> {
     match step {
+        CgroupStep::Scope { at, scope } => scope::start(at, scope).map(drop),
         CgroupStep::Make { at, .. } => make_group(at),
         CgroupStep::InheritCpuset { at } => inherit_cpuset(at),
+        CgroupStep::Aside { at } => step_aside(at),
         CgroupStep::Enable { at, controllers, needed } => enable(at, controllers, *needed),
         CgroupStep::Set { at, setting } => settings::set(&Directory::open(at)?, setting),
         CgroupStep::Devices { at, rules } => devices::set(&Directory::open(at)?, rules),
@@ -71,7 +94,10 @@ pub fn apply(step: &CgroupStep) -> Result<(), CgroupError> {
 /// # Errors
 /// [`CgroupError`] when a group still has processes after two seconds.
 pub fn undo(step: &CgroupUndo) -> Result<(), CgroupError> {
-    let CgroupUndo::Remove { at, shared } = step;
+    let (at, shared) = match step {
+        CgroupUndo::Stop { at, scope } => return scope::stop(at, scope),
+        CgroupUndo::Remove { at, shared } => (at, shared),
+    };
     removal::remove_group(at, removal::PATIENCE)?;
     for path in shared {
         removal::remove_if_empty(&Place { path: path.clone(), ..at.clone() })?;
@@ -133,13 +159,43 @@ fn inherit_cpuset(at: &Place) -> Result<(), CgroupError> {
                 // Empty again would be found only when the first process joins.
                 let found = group.read(file)?;
                 if found.trim().is_empty() {
-                    return Err(group.not_kept(file, list.trim(), found.trim()));
+                    return Err(group.not_kept(
+                        "cpuset of the group above",
+                        file,
+                        list.trim(),
+                        found.trim(),
+                    ));
                 }
             }
         }
         above = group;
     }
     Ok(())
+}
+
+/// Empties a group into [`CALLERS`] below it. What its processes fork
+/// meanwhile is found by the next look.
+fn step_aside(at: &Place) -> Result<(), CgroupError> {
+    let group = Directory::open(at)?;
+    for _ in 0..100 {
+        let inside = group.read("cgroup.procs")?;
+        if inside.is_empty() {
+            return Ok(());
+        }
+        match group.make(CALLERS) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(CgroupError::Make { at: at.clone(), errno }),
+        }
+        let aside = group.below(CALLERS)?;
+        for pid in inside.lines() {
+            match aside.write("cgroup.procs", pid) {
+                // It has ended by itself.
+                Ok(()) | Err(CgroupError::Write { errno: Errno::ESRCH, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Err(group.refused("cgroup.procs", "", Errno::EBUSY))
 }
 
 fn enable(at: &Place, controllers: &[String], needed: bool) -> Result<(), CgroupError> {

@@ -116,7 +116,7 @@ fn kill_frozen(plan: &CgroupPlan) -> Result<(), CgroupError> {
     if let Some((_, freezer)) = &freezer {
         // One that sleeps in the kernel may take its time; kill the others.
         let _ = freezer.freeze();
-        wait_frozen(freezer, Version::V1, Duration::from_millis(50));
+        wait_frozen(freezer, Duration::from_millis(50));
     }
     let list = pids(plan);
     if let Ok(list) = &list {
@@ -146,17 +146,47 @@ fn freezer(plan: &CgroupPlan) -> Result<Option<(Directory, FreezerController)>, 
     }))
 }
 
-fn wait_frozen(freezer: &FreezerController, version: Version, patience: Duration) -> bool {
+/// A group that stays at `FREEZING`, because a process was just being made or
+/// traced, gets on when it is told again, which does no harm otherwise.
+fn wait_frozen(freezer: &FreezerController, patience: Duration) -> bool {
     let end = Instant::now() + patience;
+    let mut pause = Duration::from_micros(200);
     loop {
-        if version == Version::V1 && matches!(freezer.state(), Ok(FreezerState::Frozen)) {
+        if matches!(freezer.state(), Ok(FreezerState::Frozen)) {
             return true;
         }
         if Instant::now() >= end {
             return false;
         }
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(pause);
+        if pause < Duration::from_millis(10) {
+            pause *= 2;
+        } else {
+            let _ = freezer.freeze();
+        }
     }
+}
+
+/// Whether the environment's processes are stopped where they are, by its own
+/// group or by one above it. One that is on its way there counts.
+///
+/// # Errors
+/// [`CgroupError::Read`]; a group that is gone is not frozen.
+pub fn frozen(plan: &CgroupPlan) -> Result<bool, CgroupError> {
+    let Some(at) = freezing_group(plan) else { return Ok(false) };
+    let Some(group) = open(at)? else { return Ok(false) };
+    match group.version {
+        // Kernel document cgroup-v1/freezer-subsystem.
+        Version::V1 => Ok(group.read("freezer.state")?.trim() != "THAWED"),
+        // Its own wish, and what those above make of it.
+        Version::V2 => Ok(group.read("cgroup.freeze")?.trim() == "1"
+            || group.read("cgroup.events")?.lines().any(|line| line == "frozen 1")),
+    }
+}
+
+/// The group that [`freeze`] writes to, if there is one.
+pub fn freezing_group(plan: &CgroupPlan) -> Option<&Group> {
+    plan.with("freezer").or_else(|| plan.v2())
 }
 
 /// Stops every process of the environment where it is, and waits until all
@@ -168,7 +198,7 @@ fn wait_frozen(freezer: &FreezerController, version: Version, patience: Duration
 pub fn freeze(plan: &CgroupPlan) -> Result<(), CgroupError> {
     let patience = Duration::from_secs(2);
     if let Some((group, controller)) = freezer(plan)? {
-        let frozen = controller.freeze().is_ok() && wait_frozen(&controller, Version::V1, patience);
+        let frozen = controller.freeze().is_ok() && wait_frozen(&controller, patience);
         return if frozen { Ok(()) } else { give_up(plan, &group) };
     }
     let Some(group) = plan.v2().map(|g| Directory::open(&g.at)).transpose()? else {

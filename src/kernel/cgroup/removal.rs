@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::directory::Directory;
-use super::{CgroupError, processes, undo};
-use crate::plan::cgroup::{CgroupPlan, Place};
+use super::{CgroupError, processes, scope, undo};
+use crate::plan::cgroup::{CgroupPlan, CgroupUndo, Place};
 
 /// How long killed processes may take to leave their group.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// The first [`CgroupError`]; the other hierarchies are cleared all the same.
 pub fn remove(plan: &CgroupPlan) -> Result<(), CgroupError> {
-    let mut first = Ok(());
+    let mut first = plan.resctrl.as_ref().map_or(Ok(()), super::resctrl::remove);
     for step in plan.steps.iter().rev().filter_map(|step| step.undo()) {
         let result = undo(&step);
         if first.is_ok() {
@@ -33,8 +33,15 @@ pub fn remove(plan: &CgroupPlan) -> Result<(), CgroupError> {
 /// # Errors
 /// As [`remove`], at once.
 pub fn remove_now(plan: &CgroupPlan) -> Result<(), CgroupError> {
+    plan.resctrl.as_ref().map_or(Ok(()), super::resctrl::remove)?;
     for step in plan.steps.iter().rev().filter_map(|step| step.undo()) {
-        let crate::plan::cgroup::CgroupUndo::Remove { at, shared } = step;
+        let (at, shared) = match step {
+            CgroupUndo::Stop { at, scope } => {
+                scope::stop_empty(&at, &scope)?;
+                continue;
+            }
+            CgroupUndo::Remove { at, shared } => (at, shared),
+        };
         remove_group(&at, Duration::ZERO)?;
         for path in shared {
             remove_if_empty(&Place { path, ..at.clone() })?;

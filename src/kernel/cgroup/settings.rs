@@ -7,37 +7,79 @@
 use std::error::Error as _;
 
 use cgroups_rs::fs::MaxValue;
+use cgroups_rs::fs::blkio::BlkIoController;
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::error::Error as CratesError;
 use cgroups_rs::fs::hugetlb::HugeTlbController;
 use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::net_cls::NetClsController;
+use cgroups_rs::fs::net_prio::NetPrioController;
 use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::rdma::RdmaController;
 use nix::errno::Errno;
 
 use super::CgroupError;
 use super::directory::Directory;
 use crate::host::cpulist::parse_list;
-use crate::plan::cgroup::{Setting, Version};
+use crate::plan::cgroup::{AS_IT_IS, Setting, Version};
+use crate::policy::limits::{Throttle, Throttled};
 
 /// Sets one limit and holds the kernel to it.
 pub(super) fn set(group: &Directory, setting: &Setting) -> Result<(), CgroupError> {
-    let files = setting.files(group.version);
-    if may_be_absent(setting) && !files.iter().all(|(file, _)| group.has(file)) {
+    if let Setting::MemoryFits { bytes } = setting {
+        return fits(group, setting, *bytes);
+    }
+    let mut choices = setting.choices(group.version);
+    let present = |files: &Vec<(String, String)>| files.iter().all(|(file, _)| group.has(file));
+    let chosen = match choices.len() {
+        1 if !may_be_absent(setting) => Some(0),
+        _ => choices.iter().position(present),
+    };
+    if chosen.is_none() && may_be_absent(setting) {
         return Ok(());
     }
-    write(group, setting).map_err(|error| refused(group, setting, &error))?;
+    let files = choices.swap_remove(chosen.unwrap_or(0));
+    write(group, setting, &files).map_err(|error| refused(group, setting, &files, &error))?;
     for (file, asked) in files {
         let found = group.read(&file)?;
         if !kept(&file, &asked, found.trim()) {
-            return Err(group.not_kept(&file, &asked, found.trim()));
+            return Err(group.not_kept(setting.name(), &file, &asked, found.trim()));
         }
     }
     Ok(())
 }
 
+/// What asks for no more than a kernel without the file does anyway.
 fn may_be_absent(setting: &Setting) -> bool {
-    matches!(setting, Setting::SwapMax { if_present: true, .. })
+    matches!(
+        setting,
+        Setting::SwapMax { if_present: true, .. }
+            | Setting::CpuIdle { idle: 0 }
+            | Setting::CpuBurst { us: 0 }
+            // Since Linux 5.7; before that, use is all that can be limited.
+            | Setting::HugetlbReserved { .. }
+    )
+}
+
+/// v1 refuses a limit that is in use; v2 would kill until it is not
+/// (OCI config-linux.md, "Memory": `checkBeforeUpdate`).
+fn fits(group: &Directory, setting: &Setting, bytes: i64) -> Result<(), CgroupError> {
+    let file = match group.version {
+        Version::V1 => "memory.usage_in_bytes",
+        Version::V2 => "memory.current",
+    };
+    let used = group.read(file)?.trim().parse::<i64>().unwrap_or(i64::MAX);
+    if used <= bytes {
+        return Ok(());
+    }
+    Err(CgroupError::Limit {
+        what: setting.name().to_owned(),
+        path: group.path().join(file),
+        value: bytes.to_string(),
+        reason: format!("{used} bytes are in use"),
+        errno: Some(Errno::EBUSY),
+    })
 }
 
 /// A setter's own error, or ours for what cgroups-rs has no setter for.
@@ -58,7 +100,7 @@ impl From<CgroupError> for Failure {
     }
 }
 
-fn write(group: &Directory, setting: &Setting) -> Result<(), Failure> {
+fn write(group: &Directory, setting: &Setting, files: &[(String, String)]) -> Result<(), Failure> {
     let path = group.proc_path();
     let v2 = group.version == Version::V2;
     let memory = || MemController::new(path.clone(), path.clone(), v2);
@@ -74,16 +116,16 @@ fn write(group: &Directory, setting: &Setting) -> Result<(), Failure> {
         Setting::OomKillDisable => memory().disable_oom_killer()?,
         Setting::CpuWeight { weight } => cpu().set_shares(*weight)?,
         Setting::CpuMax { quota, period } if v2 => {
-            cpu().set_cfs_quota_and_period(Some(*quota), Some(period.unwrap_or(100_000)))?;
+            cpu().set_cfs_quota_and_period(*quota, Some(period.unwrap_or(100_000)))?;
         }
-        Setting::CpuMax { quota, period } => {
-            // Not the crate's setter for both: that one sets the quota first,
-            // which is then too large a part of the old period.
-            if let Some(period) = period {
-                cpu().set_cfs_period(*period)?;
-            }
-            cpu().set_cfs_quota(*quota)?;
-        }
+        Setting::CpuMax { quota, period } => both(
+            period.map(|period| move || cpu().set_cfs_period(period)),
+            quota.map(|quota| move || cpu().set_cfs_quota(quota)),
+        )?,
+        Setting::Realtime { runtime, period } => both(
+            period.map(|period| move || cpu().set_rt_period_us(period)),
+            runtime.map(|runtime| move || cpu().set_rt_runtime(runtime)),
+        )?,
         Setting::Cpus { list } => cpuset().set_cpus(list)?,
         Setting::Mems { list } => cpuset().set_mems(list)?,
         Setting::PidsMax { count } => {
@@ -93,9 +135,65 @@ fn write(group: &Directory, setting: &Setting) -> Result<(), Failure> {
         Setting::HugetlbMax { size, bytes } => {
             HugeTlbController::new(path.clone(), path, v2).set_limit_in_bytes(size, *bytes)?;
         }
-        Setting::File { name, value } => group.write(name, value)?,
+        Setting::KernelMemoryMax { bytes } => memory().set_kmem_limit(*bytes)?,
+        Setting::TcpMemoryMax { bytes } => memory().set_tcp_limit(*bytes)?,
+        Setting::IoMax(throttle) if !(v2 && throttle.rate == 0) => {
+            throttled(&BlkIoController::new(path.clone(), path, v2), throttle)?;
+        }
+        Setting::NetworkClass { id } => {
+            NetClsController::new(path.clone(), path).set_class(u64::from(*id))?;
+        }
+        Setting::NetworkPriority { interface, priority } => {
+            let controller = NetPrioController::new(path.clone(), path);
+            controller.set_if_prio(interface, u64::from(*priority))?;
+        }
+        Setting::RdmaMax(_) => {
+            let value = files.first().map_or("", |(_, value)| value);
+            RdmaController::new(path.clone(), path).set_max(value)?;
+        }
+        Setting::MemoryFits { .. } => {}
+        // The crate has no setter, or knows one name of several only.
+        Setting::CpuBurst { .. }
+        | Setting::CpuIdle { .. }
+        | Setting::HugetlbReserved { .. }
+        | Setting::IoWeight { .. }
+        | Setting::IoLeafWeight { .. }
+        | Setting::IoMax(_)
+        | Setting::File { .. } => {
+            for (file, value) in files {
+                group.write(file, value)?;
+            }
+        }
     }
     Ok(())
+}
+
+/// A period, then what of it may be used; the other way round where what was
+/// allowed before is too large a part of the new period. (The crate's setter
+/// for both always takes the second way, which fails on the first limit.)
+fn both<P, Q>(period: Option<P>, amount: Option<Q>) -> Result<(), CratesError>
+where
+    P: Fn() -> Result<(), CratesError>,
+    Q: Fn() -> Result<(), CratesError>,
+{
+    let amount = || amount.as_ref().map_or(Ok(()), |set| set());
+    let Some(period) = period else { return amount() };
+    if period().is_err() {
+        amount()?;
+        period()?;
+    }
+    amount()
+}
+
+fn throttled(controller: &BlkIoController, throttle: &Throttle) -> Result<(), CratesError> {
+    let Throttle { what, device, rate } = *throttle;
+    let (major, minor) = (u64::from(device.major), u64::from(device.minor));
+    match what {
+        Throttled::ReadBytes => controller.throttle_read_bps_for_device(major, minor, rate),
+        Throttled::WriteBytes => controller.throttle_write_bps_for_device(major, minor, rate),
+        Throttled::ReadOperations => controller.throttle_read_iops_for_device(major, minor, rate),
+        Throttled::WriteOperations => controller.throttle_write_iops_for_device(major, minor, rate),
+    }
 }
 
 /// The kernel's reason inside an error of cgroups-rs.
@@ -104,16 +202,27 @@ pub(super) fn errno_of(error: &CratesError) -> Option<Errno> {
     cause.raw_os_error().map(Errno::from_raw)
 }
 
-fn refused(group: &Directory, setting: &Setting, failure: &Failure) -> CgroupError {
+fn refused(
+    group: &Directory,
+    setting: &Setting,
+    files: &[(String, String)],
+    failure: &Failure,
+) -> CgroupError {
     let (reason, errno) = match failure {
         Failure::Crate(error) => {
             let errno = errno_of(error);
             (errno.map_or_else(|| error.to_string(), |errno| errno.to_string()), errno)
         }
-        Failure::Own(error) => (error.to_string(), error.errno()),
+        Failure::Own(error) => match error.errno() {
+            Some(errno) => (errno.to_string(), Some(errno)),
+            None => (error.to_string(), None),
+        },
     };
-    let files = setting.files(group.version);
-    let (file, value) = files.into_iter().next_back().unwrap_or_default();
+    // The one that is not there, if that is the reason.
+    let absent = files.iter().find(|(file, _)| !group.has(file));
+    let (file, value) = absent.or(files.last()).cloned().unwrap_or_default();
+    // The crate knows a missing file by name only.
+    let errno = errno.or(absent.map(|_| Errno::ENOENT));
     CgroupError::Limit {
         what: setting.name().to_owned(),
         path: group.path().join(file),
@@ -132,11 +241,39 @@ fn kept(file: &str, asked: &str, found: &str) -> bool {
     match file {
         "cpuset.cpus" | "cpuset.mems" => parse_list(asked) == parse_list(found),
         "memory.oom_control" => found.lines().any(|l| l == "oom_kill_disable 1"),
+        "cpu.max" => words_kept(asked, found),
+        _ if file.starts_with("blkio.") || is_list(file) => in_list(asked, found),
         _ if file.starts_with("hugetlb.") => same_amount(asked, found, huge_page(file)),
         _ if is_bytes(file) => same_amount(asked, found, page()),
         // A unified file may have a form of its own (io.max): what the kernel
         // took is what counts, and it refuses what it cannot set.
         _ => !is_ours(file),
+    }
+}
+
+/// Word by word, but for those that were left as they were.
+fn words_kept(asked: &str, found: &str) -> bool {
+    let (mut asked, mut found) = (asked.split(' '), found.split(' '));
+    asked.all(|word| found.next().is_some_and(|found| word == AS_IT_IS || word == found))
+}
+
+/// Files of a line for each device or interface.
+fn is_list(file: &str) -> bool {
+    matches!(file, "io.max" | "io.weight" | "io.bfq.weight" | "net_prio.ifpriomap" | "rdma.max")
+}
+
+/// Whether the line that begins as `asked` does has all of its words. A line
+/// that says that there is no limit is left out by the kernel.
+fn in_list(asked: &str, found: &str) -> bool {
+    let Some((key, values)) = asked.split_once(' ') else {
+        // A value for all, alone or with `default` before it.
+        return found.split_whitespace().any(|word| word == asked);
+    };
+    let line = found.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    let unlimited = |word: &str| word == "0" || word.ends_with("=max");
+    match line {
+        Some(line) => values.split(' ').all(|word| line.split(' ').any(|found| found == word)),
+        None => values.split(' ').all(unlimited),
     }
 }
 
@@ -146,9 +283,14 @@ fn is_ours(file: &str) -> bool {
         file,
         "cpu.shares"
             | "cpu.weight"
-            | "cpu.max"
             | "cpu.cfs_quota_us"
             | "cpu.cfs_period_us"
+            | "cpu.cfs_burst_us"
+            | "cpu.max.burst"
+            | "cpu.idle"
+            | "cpu.rt_runtime_us"
+            | "cpu.rt_period_us"
+            | "net_cls.classid"
             | "pids.max"
             | "memory.swappiness"
     )
@@ -160,6 +302,8 @@ fn is_bytes(file: &str) -> bool {
         "memory.limit_in_bytes"
             | "memory.memsw.limit_in_bytes"
             | "memory.soft_limit_in_bytes"
+            | "memory.kmem.limit_in_bytes"
+            | "memory.kmem.tcp.limit_in_bytes"
             | "memory.max"
             | "memory.swap.max"
             | "memory.low"
@@ -222,6 +366,24 @@ mod tests {
             ("pids.max", "5", "max", false),
             ("memory.oom_control", "1", "oom_kill_disable 1\nunder_oom 0", true),
             ("io.max", "8:0 rbps=1", "8:0 rbps=1 wbps=max", true),
+            ("io.max", "8:0 rbps=1", "8:0 rbps=2 wbps=max", false),
+            ("io.max", "8:0 rbps=1", "8:01 rbps=1", false),
+            ("io.max", "8:0 rbps=max", "", true),
+            ("io.weight", "5", "default 5\n8:0 7", true),
+            ("io.weight", "8:0 5", "default 5\n8:0 7", false),
+            ("blkio.bfq.weight", "5", "5", true),
+            ("blkio.throttle.read_bps_device", "8:0 5", "7:0 6\n8:0 5", true),
+            ("blkio.throttle.read_bps_device", "8:0 5", "", false),
+            ("blkio.throttle.read_bps_device", "8:0 0", "7:0 6", true),
+            ("rdma.max", "m hca_handle=2", "m hca_handle=2 hca_object=max", true),
+            ("rdma.max", "m hca_handle=2", "m hca_handle=max hca_object=max", false),
+            ("net_prio.ifpriomap", "lo 3", "lo 3\neth0 0", true),
+            ("net_cls.classid", "1048577", "1048577", true),
+            ("cpu.max", "* 50000", "max 50000", true),
+            ("cpu.max", "max 50000", "1000 50000", false),
+            ("cpu.idle", "1", "0", false),
+            ("hugetlb.2MB.rsvd.max", "3000000", "2097152", true),
+            ("memory.kmem.tcp.limit_in_bytes", "4096", "9223372036854771712", false),
         ];
         for (file, asked, found, expected) in table {
             assert_eq!(kept(file, asked, found), expected, "{file}: {asked} as {found}");

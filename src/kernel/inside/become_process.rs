@@ -52,7 +52,10 @@ pub(super) fn umask(mask: u32) -> Result<(), Fault> {
 }
 
 /// sched_setaffinity(2) of this process, which its children inherit.
-pub(super) fn affinity(cpus: &[u32]) -> Result<(), Fault> {
+///
+/// # Errors
+/// As sched_setaffinity(2); `EINVAL` for a CPU above 1023.
+pub fn affinity(cpus: &[u32]) -> Result<(), Fault> {
     let mut set = nix::sched::CpuSet::new();
     for cpu in cpus {
         set.set(*cpu as usize).named("CPU_SET")?;
@@ -134,8 +137,34 @@ pub(super) fn working_directory(path: &CText) -> Result<(), Fault> {
         Ok(()) => {
             Err(Fault { call: "check that the working directory is inside", errno: Errno::ENOENT })
         }
+        // A filter may hold already that knows no getcwd(2).
+        Err(Errno::EPERM | Errno::ENOSYS) => climb_to_root(),
         Err(errno) => Err(Fault { call: "getcwd", errno }),
     }
+}
+
+/// Proof without getcwd(2) that the working directory is below this root: the
+/// way up ends there.
+fn climb_to_root() -> Result<(), Fault> {
+    use nix::fcntl::{AT_FDCWD, OFlag, openat};
+    use nix::sys::stat::{Mode, fstat};
+    let open = |below: std::os::fd::BorrowedFd<'_>, name: &std::ffi::CStr| {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = openat(below, name, flags, Mode::empty()).named("open of a directory above")?;
+        let stat = fstat(&fd).named("fstat of a directory above")?;
+        Ok::<_, Fault>((fd, (stat.st_dev, stat.st_ino)))
+    };
+    let (_, root) = open(AT_FDCWD, c"/")?;
+    let (mut at, mut place) = open(AT_FDCWD, c".")?;
+    while place != root {
+        let (above, next) = open(at.as_fd(), c"..")?;
+        if next == place {
+            let call = "check that the working directory is inside";
+            return Err(Fault { call, errno: Errno::ENOENT });
+        }
+        (at, place) = (above, next);
+    }
+    Ok(())
 }
 
 /// The first directory that there is.
@@ -150,13 +179,30 @@ pub(super) fn first_directory(all: &[CText]) -> Result<(), Fault> {
     last
 }
 
-/// Whether the path names a file that this process may execute.
+/// Whether the path names a file that this process may execute. The seccomp
+/// filter may hold already: the oldest calls come first, which every profile
+/// has, and one that is refused leaves the answer to execve(2).
 pub(super) fn executable(path: &CText) -> Result<(), Errno> {
-    use nix::fcntl::AtFlags;
-    use nix::unistd::{AccessFlags, faccessat};
-    faccessat(nix::fcntl::AT_FDCWD, path.as_c_str(), AccessFlags::X_OK, AtFlags::AT_EACCESS)?;
-    let stat = nix::sys::stat::stat(path.as_c_str())?;
-    if stat.st_mode & libc::S_IFMT == libc::S_IFDIR { Err(Errno::EACCES) } else { Ok(()) }
+    use nix::fcntl::{AT_FDCWD, AtFlags};
+    use nix::unistd::{AccessFlags, access, faccessat};
+    let answer = match access(path.as_c_str(), AccessFlags::X_OK) {
+        // For another uid than 0 it does not look at capabilities.
+        Err(Errno::EACCES) => {
+            let flags = AtFlags::AT_EACCESS;
+            match faccessat(AT_FDCWD, path.as_c_str(), AccessFlags::X_OK, flags) {
+                Err(Errno::EPERM | Errno::ENOSYS) => Err(Errno::EACCES),
+                answer => answer,
+            }
+        }
+        answer => answer,
+    };
+    let mode = answer.and_then(|()| nix::sys::stat::stat(path.as_c_str())).map(|s| s.st_mode);
+    match mode {
+        Ok(mode) if mode & libc::S_IFMT == libc::S_IFDIR => Err(Errno::EACCES),
+        // execve(2) itself gives neither for want of a permission on a file.
+        Ok(_) | Err(Errno::EPERM | Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Signal handling as a program expects to find it: only what the caller

@@ -20,7 +20,39 @@ const DEEPEST: u32 = 64;
 /// # Errors
 /// The call that failed; `ELOOP` for a tree that is too deep.
 pub(super) fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Fault> {
-    copy_directory(&reopen(from, libc::O_DIRECTORY)?, &reopen(to, libc::O_DIRECTORY)?, 0)
+    let owners = Owners::Kept;
+    copy_directory(&reopen(from, libc::O_DIRECTORY)?, &reopen(to, libc::O_DIRECTORY)?, owners, 0)
+}
+
+/// Copies what the caller may read below `from` into `to`, as the caller's own;
+/// `leave` says which entries at the top are left out.
+///
+/// # Errors
+/// As [`copy_up`].
+pub(super) fn copy_readable(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    leave: &dyn Fn(&CStr) -> bool,
+) -> Result<(), Fault> {
+    let (from, to) = (reopen(from, libc::O_DIRECTORY)?, reopen(to, libc::O_DIRECTORY)?);
+    let listing = reopen(from.as_fd(), libc::O_DIRECTORY)?;
+    let mut listing = Dir::from_fd(listing).named("copy: list")?;
+    for entry in listing.iter() {
+        let entry = entry.named("copy: list")?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." && !leave(name) {
+            copy_entry(&from, &to, name, Owners::Own, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whose the copies are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    Kept,
+    /// The caller's, who leaves out what may not be read.
+    Own,
 }
 
 /// An `O_PATH` descriptor opened for reading.
@@ -29,24 +61,33 @@ fn reopen(fd: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd, Fault> {
         .named("tmpcopyup: open")
 }
 
-fn copy_directory(from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<(), Fault> {
+fn copy_directory(from: &OwnedFd, to: &OwnedFd, owners: Owners, depth: u32) -> Result<(), Fault> {
     if depth > DEEPEST {
         return Err(Fault { call: "tmpcopyup", errno: Errno::ELOOP });
     }
-    take_over(from, to)?;
+    take_over(from, to, owners)?;
     let listing = reopen(from.as_fd(), libc::O_DIRECTORY)?;
     let mut listing = Dir::from_fd(listing).named("tmpcopyup: list")?;
     for entry in listing.iter() {
         let entry = entry.named("tmpcopyup: list")?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
-            copy_entry(from, to, name, depth)?;
+            copy_entry(from, to, name, owners, depth)?;
         }
     }
     Ok(())
 }
 
-fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: u32) -> Result<(), Fault> {
+fn copy_entry(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    name: &CStr,
+    owners: Owners,
+    depth: u32,
+) -> Result<(), Fault> {
+    if owners == Owners::Own && !files::may_read(from.as_fd(), name) {
+        return Ok(());
+    }
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
     let entry = sys::openat2(from.as_fd(), name, flags, 0, sys::resolve::BENEATH)
         .named("tmpcopyup: open")?;
@@ -59,19 +100,25 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: u32) -> Result<(
                 sys::openat2(dir.as_fd(), name, inner, 0, sys::resolve::BENEATH)
                     .named("tmpcopyup: open")
             };
-            copy_directory(&open(from)?, &open(to)?, depth + 1)
+            copy_directory(&open(from)?, &open(to)?, owners, depth + 1)
         }
         libc::S_IFLNK => {
             let target = readlinkat(from, name).named("tmpcopyup: readlink")?;
             let target = CString::new(target.as_encoded_bytes()).unwrap_or_default();
             files::symlink(&target, to.as_fd(), name).named("tmpcopyup: symlink")
         }
-        libc::S_IFREG => copy_file(from, to, name, &stat),
+        libc::S_IFREG => copy_file(from, to, name, &stat, owners),
         _ => Ok(()),
     }
 }
 
-fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &FileStat) -> Result<(), Fault> {
+fn copy_file(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    name: &CStr,
+    stat: &FileStat,
+    owners: Owners,
+) -> Result<(), Fault> {
     let read = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let write = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     let source = sys::openat2(from.as_fd(), name, read, 0, sys::resolve::BENEATH)
@@ -85,13 +132,17 @@ fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &FileStat) -> Resu
             length => super::place::write_all(&target, &buffer[..length])?,
         }
     }
-    files::chown(target.as_fd(), stat.st_uid, stat.st_gid).named("tmpcopyup: chown")?;
+    if owners == Owners::Kept {
+        files::chown(target.as_fd(), stat.st_uid, stat.st_gid).named("tmpcopyup: chown")?;
+    }
     files::chmod(target.as_fd(), stat.st_mode & 0o7777).named("tmpcopyup: chmod")
 }
 
 /// Owner and mode of a directory.
-fn take_over(from: &OwnedFd, to: &OwnedFd) -> Result<(), Fault> {
+fn take_over(from: &OwnedFd, to: &OwnedFd, owners: Owners) -> Result<(), Fault> {
     let stat = fstat(from).named("tmpcopyup: fstat")?;
-    files::chown(to.as_fd(), stat.st_uid, stat.st_gid).named("tmpcopyup: chown")?;
+    if owners == Owners::Kept {
+        files::chown(to.as_fd(), stat.st_uid, stat.st_gid).named("tmpcopyup: chown")?;
+    }
     files::chmod(to.as_fd(), stat.st_mode & 0o7777).named("tmpcopyup: chmod")
 }

@@ -11,7 +11,7 @@ pub(super) fn run(channel: &Channel, hooks: &[Hook]) -> Result<(), Fault> {
     channel.say(super::Word::WantState).named("send")?;
     let length = channel.hear_text(&mut state).named("receive the state for hooks")?;
     for hook in hooks {
-        if let Err(failure) = crate::kernel::hook::run_one(hook, &state[..length]) {
+        if let Err(failure) = crate::kernel::hook::run_one(hook, &state[..length], None) {
             channel.say_note(&failure.to_string());
             return Err(Fault { call: "hook", errno: Errno::ECANCELED });
         }

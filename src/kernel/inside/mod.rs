@@ -3,10 +3,12 @@
 //! Nothing here allocates on the way: the child is a fork of a process whose
 //! plan is complete, and reports a failure as step, errno and call.
 
+mod attributes;
 mod become_process;
 mod copy_up;
 mod hooks;
 mod links;
+pub mod older;
 mod place;
 mod root;
 mod seal;
@@ -22,7 +24,8 @@ use crate::plan::inside::Inside;
 use crate::policy::spec::Hook;
 use crate::policy::text::CText;
 
-pub use place::write_fd_path;
+pub use become_process::affinity;
+pub use place::{bind_attributes, write_fd_path};
 
 /// A system call that failed: which, and how.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +69,14 @@ pub struct Child<'a> {
     pub mask: nix::sys::signal::SigSet,
     /// The process is killed when the one that waits for it dies.
     pub die_with_parent: bool,
+    /// What the caller could open; see [`Inside::OpenOutside`].
+    outside: Vec<(CText, OwnedFd)>,
+    /// The node's /proc, where a label is to be written.
+    pub proc: Option<&'a OwnedFd>,
+    /// See [`super::id_mapped`].
+    pub mapped: &'a [(usize, OwnedFd)],
+    /// Index of the step that is being taken.
+    step: usize,
     root: Option<OwnedFd>,
     /// Holds the upper layers of overlays, outside the root.
     base: Option<OwnedFd>,
@@ -89,6 +100,10 @@ impl<'a> Child<'a> {
             preserve: None,
             mask: nix::sys::signal::SigSet::empty(),
             die_with_parent: false,
+            outside: Vec::new(),
+            proc: None,
+            mapped: &[],
+            step: 0,
             root: None,
             base: None,
             layers: 0,
@@ -110,6 +125,7 @@ impl<'a> Child<'a> {
             if is_barrier(step) {
                 self.wait_released().map_err(|fault| (index, fault))?;
             }
+            self.step = index;
             self.take(step).map_err(|fault| (index, fault))?;
         }
         Ok(())
@@ -133,6 +149,10 @@ impl<'a> Child<'a> {
             Inside::EnterGroups => self.enter_groups(),
             Inside::NewCgroupNamespace => unshare(libc::CLONE_NEWCGROUP),
             Inside::NewClocks(clocks) => super::clocks::unshare(clocks),
+            Inside::OpenOutside(paths) => {
+                self.open_outside(paths);
+                Ok(())
+            }
             Inside::BecomeSetupUser { uid, gid } => become_process::setup_user(*uid, *gid),
             Inside::NewSession => become_process::new_session(),
             Inside::NewKeyring(name) => become_process::new_keyring(name),
@@ -140,8 +160,8 @@ impl<'a> Child<'a> {
                 sys::mount(None, c"/", None, *flags, None).named("mount propagation of /")
             }
             Inside::RootDirectory { path } => self.root_directory(path),
-            Inside::RootOverlay { lower, writes, anchor, own, points } => {
-                self.root_overlay(lower, writes, anchor, own, points)
+            Inside::RootOverlay { lower, handed, writes, anchor, own, points } => {
+                self.root_overlay((lower, *handed), (writes, anchor), own, points)
             }
             Inside::RootEmpty { writes, anchor } => self.root_empty(writes, anchor),
             Inside::Put(fixture) => self.put(fixture),
@@ -149,6 +169,7 @@ impl<'a> Child<'a> {
             Inside::BindDevice(device) => self.bind_device(device),
             Inside::DeviceLinks => self.device_links(),
             Inside::Console { rows, columns } => self.console(*rows, *columns),
+            Inside::NetDevices(_) => self.net_devices(),
             Inside::RuntimeHooks => self.runtime_hooks(),
             Inside::ContainerHooks(list) => hooks::run(self.channel, list),
             Inside::StartHooks(list) => self.start_hooks(list),
@@ -172,6 +193,16 @@ impl<'a> Child<'a> {
             }
             Inside::Affinity(cpus) => become_process::affinity(cpus),
             Inside::Umask(mask) => become_process::umask(*mask),
+            Inside::Personality(number) => sys::personality(*number).named("personality"),
+            Inside::MemoryPolicy(policy) => {
+                sys::set_mempolicy(policy.mode, &policy.nodes).named("set_mempolicy")
+            }
+            Inside::IoPriority(value) => sys::ioprio_set(*value).named("ioprio_set"),
+            Inside::Scheduler(wanted) => sys::sched_setattr(wanted).named("sched_setattr"),
+            Inside::Label { lsm, label } => {
+                let proc = self.proc.ok_or(Fault { call: "/proc", errno: Errno::EBADF })?;
+                seal::label(proc.as_fd(), *lsm, label)
+            }
             Inside::NoNewPrivileges => {
                 sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).named("prctl(NO_NEW_PRIVS)").map(drop)
             }
@@ -179,8 +210,15 @@ impl<'a> Child<'a> {
                 become_process::become_user(user, capabilities.as_ref())
             }
             Inside::Seccomp => {
+                // A profile need not allow what only a runtime calls.
+                self.close_at_exec()?;
                 let (program, flags) = self.seccomp.unwrap_or((&[], 0));
-                sys::seccomp(program, flags).named("seccomp")
+                match sys::seccomp(program, flags).named("seccomp")? {
+                    Some(listener) => {
+                        self.channel.say_listener(&listener).named("send of the seccomp listener")
+                    }
+                    None => Ok(()),
+                }
             }
             Inside::WorkingDirectory(path) => become_process::working_directory(path),
             Inside::FirstDirectory(all) => become_process::first_directory(all),
@@ -199,6 +237,19 @@ impl<'a> Child<'a> {
         Ok(())
     }
 
+    /// What cannot be opened is left to the step that needs it, which says so.
+    fn open_outside(&mut self, paths: &[CText]) {
+        let opened = paths.iter().filter_map(|path| Some((path.clone(), open_path(path).ok()?)));
+        self.outside.extend(opened);
+    }
+
+    fn take_outside(&mut self, path: &CText) -> Result<OwnedFd, Fault> {
+        match self.outside.iter().position(|(opened, _)| opened == path) {
+            Some(index) => Ok(self.outside.swap_remove(index).1),
+            None => open_path(path),
+        }
+    }
+
     fn enter_network(&self) -> Result<(), Fault> {
         let network = self.channel.expect_network().named("wait for the network namespace")?;
         nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).named("setns")
@@ -206,6 +257,12 @@ impl<'a> Child<'a> {
 
     pub(super) fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
         self.root.as_ref().map(AsFd::as_fd).ok_or(Fault { call: "root", errno: Errno::EBADF })
+    }
+
+    /// The parent moves the devices in and answers when done.
+    fn net_devices(&self) -> Result<(), Fault> {
+        self.channel.say(Word::WantDevices).named("send")?;
+        self.channel.expect(Word::Go).named("wait for the network devices")
     }
 
     /// The parent runs hooks in its own namespaces and answers when done.
@@ -221,6 +278,12 @@ impl<'a> Child<'a> {
         // It can wait for long, with descriptors of the node's, and others may
         // enter meanwhile (CVE-2016-9962, CVE-2019-5736).
         sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).named("prctl(DUMPABLE)")?;
+        // A signal may end it while it waits; nobody takes it back any more.
+        let _ = nix::sys::signal::sigprocmask(
+            nix::sys::signal::SigmaskHow::SIG_SETMASK,
+            Some(&self.mask),
+            None,
+        );
         self.channel.say(Word::Created).named("send")?;
         self.starter = Some(super::channel::accept(listener).named("accept a start")?);
         Ok(())
@@ -261,13 +324,25 @@ impl<'a> Child<'a> {
         Err(Fault { call: "exec", errno: worst })
     }
 
-    fn exec(&self) -> Result<Infallible, Fault> {
+    /// Marks what the process shall not inherit. Once is enough: what is opened
+    /// later is opened so.
+    fn close_at_exec(&mut self) -> Result<(), Fault> {
+        match self.preserve.take() {
+            Some(count) => match sys::cloexec_from(3 + count) {
+                // Marked before the first step (see `older`); what has been
+                // opened since closes by itself.
+                Err(Errno::EINVAL) => Ok(()),
+                result => result.named("close_range"),
+            },
+            None => Ok(()),
+        }
+    }
+
+    fn exec(&mut self) -> Result<Infallible, Fault> {
         let Some(executable) = self.executable else {
             return Err(Fault { call: "exec", errno: Errno::EINVAL });
         };
-        if let Some(count) = self.preserve {
-            sys::cloexec_from(3 + count).named("close_range")?;
-        }
+        self.close_at_exec()?;
         if self.die_with_parent {
             // Set last: a change of ids clears it.
             sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
@@ -297,7 +372,8 @@ impl<'a> Child<'a> {
 fn is_barrier(step: &Inside) -> bool {
     matches!(
         step,
-        Inside::RuntimeHooks
+        Inside::NetDevices(_)
+            | Inside::RuntimeHooks
             | Inside::ContainerHooks(_)
             | Inside::Console { .. }
             | Inside::PivotRoot
@@ -313,7 +389,7 @@ fn unshare(flags: i32) -> Result<(), Fault> {
 }
 
 /// An existing directory or file outside, without following it anywhere else.
-fn open_path(path: &CText) -> Result<OwnedFd, Fault> {
+pub fn open_path(path: &CText) -> Result<OwnedFd, Fault> {
     use nix::fcntl::{OFlag, open};
     open(path.as_c_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
         .named("open")

@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 
+use super::attributes::{self, Change, attach_with};
 use super::{Child, Fault, Named, files, sys};
-use crate::policy::spec::{Device, Fixture, Mount, MountSource};
+use crate::policy::spec::{Device, Fixture, Mount, MountAttributes, MountSource};
 use crate::policy::text::CText;
 
 /// What is to stand at a mount's destination.
@@ -32,30 +33,21 @@ pub fn write_fd_path<'b>(buffer: &'b mut [u8; 32], fd: BorrowedFd<'_>) -> &'b CS
     CStr::from_bytes_until_nul(buffer).unwrap_or(c"/proc/self/fd/")
 }
 
-/// `MOUNT_ATTR_*` on a mount, also before Linux 5.12.
-pub(super) fn set_attributes(
-    mount: BorrowedFd<'_>,
-    set: u64,
-    clear: u64,
-    recursive: bool,
-) -> Result<(), Fault> {
-    match sys::mount_setattr(mount, set, clear, recursive) {
-        Err(Errno::ENOSYS) if !recursive => remount(mount, set),
-        result => result.named("mount_setattr"),
+/// The attributes that a bind mount is to have, on its detached tree, which
+/// takes Linux 5.12 as mapping its ids does.
+pub fn bind_attributes(tree: BorrowedFd<'_>, wanted: MountAttributes) -> Result<(), Fault> {
+    for change in changes(wanted).iter().filter(|change| change.set | change.clear != 0) {
+        sys::mount_setattr(tree, change.set, change.clear, change.recursive)
+            .named("mount_setattr")?;
     }
+    Ok(())
 }
 
-fn remount(mount: BorrowedFd<'_>, set: u64) -> Result<(), Fault> {
-    let pairs = [
-        (libc::MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
-        (libc::MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
-        (libc::MOUNT_ATTR_NODEV, libc::MS_NODEV),
-        (libc::MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
-    ];
-    let flags: u64 = pairs.iter().filter(|(a, _)| set & a != 0).map(|(_, f)| f).sum();
-    let mut path = [0; 32];
-    let target = write_fd_path(&mut path, mount);
-    sys::mount(None, target, None, libc::MS_REMOUNT | libc::MS_BIND | flags, None).named("remount")
+fn changes(wanted: MountAttributes) -> [Change; 2] {
+    [
+        Change { set: wanted.set, clear: wanted.clear, recursive: false },
+        Change { set: wanted.set_recursive, clear: wanted.clear_recursive, recursive: true },
+    ]
 }
 
 impl Child<'_> {
@@ -101,7 +93,7 @@ impl Child<'_> {
     }
 
     fn put_bind(&mut self, mount: &Mount, source: &CText, recursive: bool) -> Result<(), Fault> {
-        let outside = match super::open_path(source) {
+        let outside = match self.take_outside(source) {
             Err(f) if mount.optional && matches!(f.errno, Errno::ENOENT | Errno::EACCES) => {
                 return Ok(());
             }
@@ -112,40 +104,61 @@ impl Child<'_> {
         } else {
             Target::File
         };
+        let target = self.bind_target(&mount.destination, kind)?;
+        if mount.id_map.is_some() {
+            let mapped = self.mapped.iter().find(|(step, _)| *step == self.step);
+            let Some((_, tree)) = mapped else {
+                return Err(Fault { call: "id-mapped mount", errno: Errno::EBADF });
+            };
+            return sys::attach(tree.as_fd(), target.as_fd()).named("move_mount");
+        }
         let tree = sys::clone_tree(outside.as_fd(), c"", recursive).named("open_tree")?;
-        let wanted = mount.attributes;
-        if wanted.set | wanted.clear != 0 {
-            set_attributes(tree.as_fd(), wanted.set, wanted.clear, false)?;
+        attach_with(tree.as_fd(), target.as_fd(), &changes(mount.attributes))
+    }
+
+    fn bind_target(&self, destination: &CText, kind: Target) -> Result<OwnedFd, Fault> {
+        if kind == Target::Directory && must_be_plain(destination) {
+            self.plain_directory(destination.as_c_str())
+        } else {
+            self.make_target(destination.as_c_str(), kind)
         }
-        if wanted.set_recursive | wanted.clear_recursive != 0 {
-            set_attributes(tree.as_fd(), wanted.set_recursive, wanted.clear_recursive, true)?;
-        }
-        let target = self.make_target(mount.destination.as_c_str(), kind)?;
-        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
     }
 
     fn put_new(&mut self, mount: &Mount) -> Result<(), Fault> {
         let MountSource::New { fstype, source, flags, data, copy_up } = &mount.source else {
             return Ok(());
         };
-        let target = if is_kernel_view(fstype) {
-            self.plain_directory(&mount.destination)?
+        let target = if is_kernel_view(fstype) || must_be_plain(&mount.destination) {
+            self.plain_directory(mount.destination.as_c_str())?
         } else {
             self.make_target(mount.destination.as_c_str(), Target::Directory)?
         };
         let mut path = [0; 32];
         let path = write_fd_path(&mut path, target.as_fd());
         let data = (!data.is_empty()).then_some(data.as_c_str());
-        sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data)
-            .named("mount")?;
+        match sys::mount(Some(source.as_c_str()), path, Some(fstype.as_c_str()), *flags, data) {
+            // mount(2) puts no file system onto a mount of the same one, as
+            // cgroup2 onto the node's that came with its /sys. The attributes
+            // follow below.
+            Err(Errno::EBUSY) if data.is_none() => {
+                let new = sys::detached(fstype.as_c_str()).named("mount")?;
+                sys::attach(new.as_fd(), target.as_fd()).named("move_mount")?;
+            }
+            result => result.named("mount")?,
+        }
         let wanted = mount.attributes;
-        if *copy_up || wanted.set | wanted.clear != 0 {
+        if *copy_up || mount.label.is_some() || wanted.set | wanted.clear != 0 {
             let new = self.open_in_root(mount.destination.as_c_str(), libc::O_PATH, 0)?;
+            if let Some(label) = &mount.label {
+                let mut path = [0; 32];
+                let path = write_fd_path(&mut path, new.as_fd());
+                sys::setxattr(path, c"security.selinux", label.as_bytes()).named("setxattr")?;
+            }
             if *copy_up {
                 super::copy_up::copy_up(target.as_fd(), new.as_fd())?;
             }
             if wanted.set | wanted.clear != 0 {
-                set_attributes(new.as_fd(), wanted.set, wanted.clear, false)?;
+                attributes::set(new.as_fd(), wanted.set, wanted.clear)?;
             }
         }
         Ok(())
@@ -163,16 +176,20 @@ impl Child<'_> {
     /// /proc and /sys must be directories of the root itself: a link there
     /// would put the kernel's view where nobody expects it, and what should
     /// be protected would not be (CVE-2019-19921, CVE-2023-27561).
-    fn plain_directory(&self, path: &CText) -> Result<OwnedFd, Fault> {
-        drop(self.make_target(path.as_c_str(), Target::Directory)?);
-        sys::openat2(
-            self.root()?,
-            relative(path),
-            libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW,
-            0,
-            sys::resolve::BENEATH | sys::resolve::NO_SYMLINKS,
-        )
-        .named("open a directory that must not be a link")
+    fn plain_directory(&self, path: &CStr) -> Result<OwnedFd, Fault> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let resolve = sys::resolve::BENEATH | sys::resolve::NO_SYMLINKS;
+        let open = || {
+            sys::openat2(self.root()?, relative(path), flags, 0, resolve)
+                .named("open of a directory that must not be a link")
+        };
+        match open() {
+            Err(Fault { errno: Errno::ENOENT, .. }) => {
+                drop(self.make_target(path, Target::Directory)?);
+                open()
+            }
+            result => result,
+        }
     }
 
     /// The destination, made when missing, every missing parent too.
@@ -331,8 +348,7 @@ impl Child<'_> {
         write_all(&file, contents)?;
         let tree = sys::clone_tree(file.as_fd(), c"", false).named("open_tree")?;
         let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC;
-        set_attributes(tree.as_fd(), set, 0, false)?;
-        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+        attach_with(tree.as_fd(), target.as_fd(), &[Change { set, clear: 0, recursive: false }])
     }
 
     pub(super) fn make_device(&self, device: &Device) -> Result<(), Fault> {
@@ -383,14 +399,7 @@ impl Child<'_> {
             (c"stderr", c"/proc/self/fd/2"),
             (c"ptmx", c"pts/ptmx"),
         ];
-        let dev = sys::openat2(
-            self.root()?,
-            c"/dev",
-            libc::O_PATH | libc::O_DIRECTORY,
-            0,
-            sys::resolve::IN_ROOT,
-        )
-        .named("open of /dev")?;
+        let dev = self.plain_directory(c"/dev")?;
         for (name, target) in links {
             match files::symlink(target, dev.as_fd(), name) {
                 Ok(()) | Err(Errno::EEXIST) => {}
@@ -434,13 +443,19 @@ impl Child<'_> {
     }
 }
 
+/// What the runtime itself writes in or counts on: a link there would lead
+/// that elsewhere (CVE-2026-41579).
+fn must_be_plain(destination: &CText) -> bool {
+    matches!(destination.as_bytes(), b"/proc" | b"/sys" | b"/dev")
+}
+
 fn is_kernel_view(fstype: &CText) -> bool {
     matches!(fstype.as_bytes(), b"proc" | b"sysfs")
 }
 
 /// The path without its leading slash, for `RESOLVE_BENEATH`.
-fn relative(path: &CText) -> &CStr {
-    let bytes = path.as_c_str().to_bytes_with_nul();
+fn relative(path: &CStr) -> &CStr {
+    let bytes = path.to_bytes_with_nul();
     let start = bytes.iter().position(|b| *b != b'/').unwrap_or(0);
     CStr::from_bytes_with_nul(&bytes[start..]).unwrap_or(c".")
 }

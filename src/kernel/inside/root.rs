@@ -16,7 +16,7 @@ impl Child<'_> {
     /// A mount of its own on top of the directory, with everything mounted
     /// below it: pivot_root(2) wants a mount point.
     pub(super) fn root_directory(&mut self, path: &CText) -> Result<(), Fault> {
-        let place = open_path(path)?;
+        let place = self.take_outside(path)?;
         let tree = sys::clone_tree(place.as_fd(), c"", true).named("open_tree of the root")?;
         sys::attach(tree.as_fd(), place.as_fd()).named("move_mount of the root")?;
         self.root = Some(tree);
@@ -39,9 +39,8 @@ impl Child<'_> {
     /// only: the mount table inside shows no path of the node.
     pub(super) fn root_overlay(
         &mut self,
-        lower: &CText,
-        writes: &Writes,
-        anchor: &CText,
+        (lower, handed): (&CText, bool),
+        (writes, anchor): (&Writes, &CText),
         own: &[Fixture],
         points: &[(CText, Option<CText>)],
     ) -> Result<(), Fault> {
@@ -49,6 +48,12 @@ impl Child<'_> {
         let base = self.open_base(writes, anchor)?;
         for name in [c"upper", c"work", c"root"] {
             make_directory(&base, name)?;
+        }
+        if handed {
+            // Older kernels take no layer that is attached nowhere.
+            make_directory(&base, c"image")?;
+            let place = part(&base, c"image")?;
+            sys::attach(lower.as_fd(), place.as_fd()).named("move_mount of the image")?;
         }
         let (upper, work, merged) =
             (part(&base, c"upper")?, part(&base, c"work")?, part(&base, c"root")?);
@@ -129,7 +134,21 @@ impl Child<'_> {
             super::place::write_all(&new, &file.contents)?;
         }
         let merged = self.make_target(path.as_c_str(), Target::Directory)?;
-        mount_overlay(&lower, &upper, &work, &merged)
+        match mount_overlay(&lower, &upper, &work, &merged) {
+            // Not in a user namespace before Linux 5.11: a copy shows the same.
+            Err(Fault { errno: Errno::EPERM, .. }) => {
+                let own = |name: &std::ffi::CStr| files.iter().any(|f| f.name.as_c_str() == name);
+                let hidden = |name: &std::ffi::CStr| hide.iter().any(|h| h.as_c_str() == name);
+                for whiteout in hide.iter().map(CText::as_c_str).filter(|name| !own(name)) {
+                    let _ = files::unlink(upper.as_fd(), whiteout);
+                }
+                let leave = |name: &std::ffi::CStr| hidden(name) || own(name);
+                super::copy_up::copy_readable(lower.as_fd(), upper.as_fd(), &leave)?;
+                let tree = sys::clone_tree(upper.as_fd(), c"", false).named("open_tree")?;
+                sys::attach(tree.as_fd(), merged.as_fd()).named("move_mount")
+            }
+            result => result,
+        }
     }
 
     /// pivot_root(2) into the root, after which nothing of the node's file
@@ -158,7 +177,7 @@ impl Child<'_> {
     }
 
     pub(super) fn readonly_root(&mut self) -> Result<(), Fault> {
-        super::place::set_attributes(self.root()?, libc::MOUNT_ATTR_RDONLY, 0, false)
+        super::attributes::set(self.root()?, libc::MOUNT_ATTR_RDONLY, 0)
     }
 }
 

@@ -1,11 +1,14 @@
 //! What closes the environment off: masks, read-only paths, kernel settings.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
+use super::attributes::{Change, attach_with};
 use super::place::write_fd_path;
 use super::{Child, Fault, Named, files, sys};
+use crate::kernel::procfs;
+use crate::plan::inside::Lsm;
 use crate::policy::text::CText;
 
 impl Child<'_> {
@@ -13,14 +16,14 @@ impl Child<'_> {
     pub(super) fn readonly_path(&mut self, path: &CText) -> Result<(), Fault> {
         let Some(target) = self.open_existing(path)? else { return Ok(()) };
         let tree = sys::clone_tree(target.as_fd(), c"", true).named("open_tree")?;
-        super::place::set_attributes(tree.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, true)?;
-        sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
+        let change = Change { set: libc::MOUNT_ATTR_RDONLY, clear: 0, recursive: true };
+        attach_with(tree.as_fd(), target.as_fd(), &[change])
     }
 
     /// A mount that had to be written to until everything in it was placed.
     pub(super) fn readonly_mount(&mut self, path: &CText) -> Result<(), Fault> {
         let mount = self.open_in_root(path.as_c_str(), libc::O_PATH, 0)?;
-        super::place::set_attributes(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, false)
+        super::attributes::set(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, 0)
     }
 
     /// OCI `linux.maskedPaths`: an empty read-only directory or the null
@@ -72,23 +75,18 @@ impl Child<'_> {
 /// Writes a kernel setting of this process's namespaces through the node's
 /// own /proc, which is known to be procfs (CVE-2025-52881).
 pub(super) fn sysctl(path: &CText, value: &CText) -> Result<(), Fault> {
-    let base = proc_directory(c"/proc/sys")?;
-    let file = sys::openat2(
-        base.as_fd(),
-        path.as_c_str(),
-        libc::O_WRONLY,
-        0,
-        sys::resolve::BENEATH | sys::resolve::NO_SYMLINKS | sys::resolve::NO_XDEV,
-    )
-    .named("open of the sysctl")?;
+    // Some sites mount /proc/sys apart, read-only but for the network's.
+    let base = procfs::directory(c"/proc/sys")?;
+    let flags = libc::O_WRONLY | libc::O_NOFOLLOW;
+    let file = procfs::open(base.as_fd(), path.as_c_str(), flags, "open of the sysctl")?;
     super::place::write_all(&file, value.as_bytes())
 }
 
 /// proc(5) `/proc/PID/oom_score_adj`.
 pub(super) fn oom_score(score: i32) -> Result<(), Fault> {
-    let base = proc_directory(c"/proc")?;
-    let file = sys::openat2(base.as_fd(), c"self/oom_score_adj", libc::O_WRONLY, 0, 0)
-        .named("open of oom_score_adj")?;
+    let base = procfs::root()?;
+    let path = c"self/oom_score_adj";
+    let file = procfs::open(base.as_fd(), path, libc::O_WRONLY, "open of oom_score_adj")?;
     let mut text = super::root::Buffer::new();
     if score < 0 {
         text.push(b"-");
@@ -97,16 +95,66 @@ pub(super) fn oom_score(score: i32) -> Result<(), Fault> {
     super::place::write_all(&file, text.bytes())
 }
 
-fn proc_directory(path: &'static std::ffi::CStr) -> Result<OwnedFd, Fault> {
-    use nix::fcntl::{OFlag, open};
-    let dir = open(
-        path,
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )
-    .named("open of /proc")?;
-    if !files::is_procfs(dir.as_fd()) {
-        return Err(Fault { call: "check that /proc is procfs", errno: Errno::EINVAL });
+/// The label of the next program (kernel documents LSM/SELinux, AppArmor:
+/// `/proc/PID/attr`), read back: a container that was to be confined must not
+/// run unconfined.
+pub(super) fn label(proc: BorrowedFd<'_>, lsm: Lsm, label: &CText) -> Result<(), Fault> {
+    let own = c"self/attr/apparmor/exec";
+    let shared = c"self/attr/exec";
+    let open = |flags| match lsm {
+        // Kernels before 5.8 have the shared file only.
+        Lsm::AppArmor => match procfs::open(proc, own, flags, "open of attr/apparmor/exec") {
+            Err(Fault { errno: Errno::ENOENT, .. }) => {
+                procfs::open(proc, shared, flags, "open of attr/exec")
+            }
+            opened => opened,
+        },
+        Lsm::SeLinux => procfs::open(proc, shared, flags, "open of attr/exec"),
+    };
+    let prefix: &[u8] = if lsm == Lsm::AppArmor { b"exec " } else { b"" };
+    let mut text = [0u8; 4096];
+    let length = prefix.len() + label.as_bytes().len();
+    if length > text.len() {
+        return Err(Fault { call: "label", errno: Errno::ENAMETOOLONG });
     }
-    Ok(dir)
+    text[..prefix.len()].copy_from_slice(prefix);
+    text[prefix.len()..length].copy_from_slice(label.as_bytes());
+    // The kernel wants it in one write.
+    let written = nix::unistd::write(&open(libc::O_WRONLY)?, &text[..length]);
+    written.named("write of the label")?;
+    let length = nix::unistd::read(&open(libc::O_RDONLY)?, &mut text).named("read of the label")?;
+    if is_label(&text[..length], label.as_bytes()) {
+        Ok(())
+    } else {
+        Err(Fault { call: "check of the label", errno: Errno::EPERM })
+    }
+}
+
+/// What is read back ends with a NUL or a line, and at AppArmor has the
+/// profile's mode behind it, such as `profile (enforce)`.
+fn is_label(found: &[u8], label: &[u8]) -> bool {
+    let found = found.strip_prefix(label);
+    found.is_some_and(|rest| {
+        matches!(rest.first(), None | Some(0 | b'\n')) || rest.starts_with(b" (")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_label;
+
+    #[test]
+    fn a_label_is_told_from_a_longer_one() {
+        for (found, label, same) in [
+            ("a:b:c:s0\0", "a:b:c:s0", true),
+            ("profile (enforce)\n", "profile", true),
+            ("profile", "profile", true),
+            ("profile2 (enforce)\n", "profile", false),
+            ("profile//hat (enforce)\n", "profile", false),
+            ("unconfined\n", "profile", false),
+            ("", "profile", false),
+        ] {
+            assert_eq!(is_label(found.as_bytes(), label.as_bytes()), same, "{found:?}");
+        }
+    }
 }

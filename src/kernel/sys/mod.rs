@@ -3,12 +3,16 @@
 //! invariant makes it sound.
 
 pub mod bpf;
+mod loopdev;
 mod memory;
 mod mount;
+mod process;
 mod terminal;
 
+pub use loopdev::{loop_backing, loop_configure, loop_free};
 pub use memory::{prefault, set_command_line, set_process_name, shrink};
-pub use mount::{attach, clone_tree, mknodat, mount, mount_setattr, pivot_here};
+pub use mount::{attach, clone_tree, detached, map_ids, mknodat, mount, mount_setattr, pivot_here};
+pub use process::{ioprio_set, personality, sched_setattr, set_mempolicy, setxattr};
 pub use terminal::{pty_peer, set_controlling_terminal, set_window_size, window_size};
 
 use std::ffi::CStr;
@@ -166,14 +170,23 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
 }
 
 /// close_range(2) with `CLOSE_RANGE_CLOEXEC` from `first` on: nothing of the
-/// caller's leaks through the next exec. Falls back to doing nothing where
-/// the kernel lacks it (before 5.11); the caller then walks /proc/self/fd.
+/// caller's leaks through the next exec.
 ///
 /// # Errors
-/// As close_range(2).
+/// As close_range(2); `EINVAL` before Linux 5.11.
 pub fn cloexec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: no pointers; marking descriptors changes no ownership.
     let rc = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 4u32) };
+    Errno::result(rc).map(drop)
+}
+
+/// fcntl(2) `F_SETFD` with `FD_CLOEXEC`.
+///
+/// # Errors
+/// `EBADF`: there is no such descriptor.
+pub fn set_cloexec(number: RawFd) -> Result<(), Errno> {
+    // SAFETY: no pointers; marking a descriptor changes no ownership.
+    let rc = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     Errno::result(rc).map(drop)
 }
 
@@ -273,10 +286,12 @@ pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
 }
 
 /// seccomp(2) `SECCOMP_SET_MODE_FILTER` with a program of 8-byte instructions.
+/// With `SECCOMP_FILTER_FLAG_NEW_LISTENER` it gives the listener.
 ///
 /// # Errors
 /// As seccomp(2); `EINVAL` for a program of odd size.
-pub fn seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
+pub fn seccomp(program: &[u8], flags: u32) -> Result<Option<OwnedFd>, Errno> {
+    const NEW_LISTENER: u32 = 1 << 3;
     let len = u16::try_from(program.len() / 8).map_err(|_| Errno::EINVAL)?;
     if !program.len().is_multiple_of(8) || len == 0 {
         return Err(Errno::EINVAL);
@@ -285,7 +300,7 @@ pub fn seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
     // SAFETY: the kernel copies the program byte by byte and only reads it;
     // len counts whole instructions of the slice.
     let rc = unsafe { libc::syscall(libc::SYS_seccomp, 1u32, flags, &raw const prog) };
-    Errno::result(rc).map(drop)
+    if flags & NEW_LISTENER != 0 { owned(rc).map(Some) } else { Errno::result(rc).map(|_| None) }
 }
 
 /// execve(2); returns only on failure. `argv` and `envp` end with NULL.
@@ -346,6 +361,18 @@ pub fn getcwd(buffer: &mut [u8]) -> Result<(), Errno> {
     Errno::result(rc).map(drop)
 }
 
+/// Takes a lease against writers on a file that is open for reading, and
+/// gives it back at once (fcntl(2), `F_SETLEASE`).
+///
+/// # Errors
+/// `EAGAIN`: somebody has it open for writing. As fcntl(2).
+pub fn take_read_lease(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: the arguments are whole numbers.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) })?;
+    // SAFETY: the arguments are whole numbers.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) }).map(drop)
+}
+
 /// Sets a signal's action back to the default.
 pub fn default_signal(signal: i32) {
     // SAFETY: SIG_DFL installs no handler.
@@ -356,6 +383,18 @@ pub fn default_signal(signal: i32) {
 pub fn ignore_signal(signal: i32) {
     // SAFETY: SIG_IGN installs no handler.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Whether this process ignores a signal.
+pub fn ignores(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: with no new action the call only writes the present one, for
+    // which there is room; all zeros are a valid one should it fail.
+    let action = unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
 }
 
 #[repr(C)]

@@ -44,6 +44,27 @@ pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     Errno::result(rc).map(drop)
 }
 
+/// fsopen(2), fsconfig(2) and fsmount(2): a file system without options,
+/// mounted nowhere yet.
+///
+/// # Errors
+/// As these calls.
+pub fn detached(fstype: &CStr) -> Result<OwnedFd, Errno> {
+    // linux/mount.h; libc lacks it.
+    const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+    const CLOEXEC: libc::c_uint = 1;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: fstype is NUL-terminated and outlives the call.
+    let fs = owned(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), CLOEXEC) })?;
+    // SAFETY: this command takes no key and no value.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0)
+    };
+    Errno::result(rc)?;
+    // SAFETY: numbers only.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), CLOEXEC, 0) })
+}
+
 #[repr(C)]
 struct MountAttr {
     attr_set: u64,
@@ -65,6 +86,26 @@ pub fn mount_setattr(
     recursive: bool,
 ) -> Result<(), Errno> {
     let attr = MountAttr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    set_attr(mount, &attr, recursive)
+}
+
+/// mount_setattr(2) with `MOUNT_ATTR_IDMAP`: owners on the detached `mount`
+/// are shown as the maps of the user namespace say.
+///
+/// # Errors
+/// As mount_setattr(2).
+pub fn map_ids(
+    mount: BorrowedFd<'_>,
+    user_namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let userns_fd = user_namespace.as_raw_fd() as u64;
+    let attr =
+        MountAttr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set_attr(mount, &attr, recursive)
+}
+
+fn set_attr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: attr has the size given and outlives the call; the path is a literal.
     let rc = unsafe {
@@ -73,7 +114,7 @@ pub fn mount_setattr(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             std::mem::size_of::<MountAttr>(),
         )
     };

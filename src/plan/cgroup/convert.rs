@@ -10,6 +10,12 @@ pub fn weight_of_shares(shares: u64) -> u64 {
     ((10f64.powf(exponent) - 1e-9).ceil() as u64).clamp(1, 10_000)
 }
 
+/// `io.weight` (1 to 10000) for a block I/O weight (10 to 1000), in a straight
+/// line as runc and crun have it.
+pub fn io_weight(weight: u16) -> u64 {
+    1 + u64::from(weight.clamp(10, 1000) - 10) * 9999 / 990
+}
+
 /// Why a swap limit cannot be said in v2's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadSwap {
@@ -47,6 +53,13 @@ mod tests {
         }
         let all: Vec<u64> = (2..=4096).map(weight_of_shares).collect();
         assert!(all.is_sorted());
+    }
+
+    #[test]
+    fn weights_of_devices_keep_their_ends() {
+        for (weight, expected) in [(0, 1), (10, 1), (100, 910), (500, 4950), (1000, 10_000)] {
+            assert_eq!(io_weight(weight), expected, "{weight}");
+        }
     }
 
     #[test]

@@ -49,7 +49,16 @@ pub(super) fn wanted<'a>(
         wanted.add("pids", Setting::PidsMax { count });
     }
     for (size, bytes) in &limits.hugepages {
-        wanted.add("hugetlb", Setting::HugetlbMax { size: size.clone(), bytes: *bytes });
+        let (size, bytes) = (size.clone(), *bytes);
+        wanted.add("hugetlb", Setting::HugetlbMax { size: size.clone(), bytes });
+        if wanted.version("hugetlb").is_some() {
+            wanted.add("hugetlb", Setting::HugetlbReserved { size, bytes });
+        }
+    }
+    wanted.block_io(limits);
+    wanted.network(limits);
+    for rdma in &limits.rdma {
+        wanted.add("rdma", Setting::RdmaMax(rdma.clone()));
     }
     for (name, value) in &limits.unified {
         wanted.unified(name, value);
@@ -103,8 +112,19 @@ impl Wanted<'_> {
         let quota = cpu.quota.filter(|q| *q != 0);
         let period = cpu.period.filter(|p| *p != 0);
         if quota.is_some() || period.is_some() {
-            let quota = quota.unwrap_or(-1).max(-1);
+            let quota = quota.map(|quota| quota.max(-1));
             self.add("cpu", Setting::CpuMax { quota, period });
+        }
+        if let Some(us) = cpu.burst {
+            self.add("cpu", Setting::CpuBurst { us });
+        }
+        if cpu.realtime_runtime.is_some() || cpu.realtime_period.is_some() {
+            let (runtime, period) = (cpu.realtime_runtime, cpu.realtime_period);
+            self.only_v1("cpu", Setting::Realtime { runtime, period });
+        }
+        // Last: an idle group takes no shares.
+        if let Some(idle) = cpu.idle {
+            self.add("cpu", Setting::CpuIdle { idle });
         }
         if let Some(list) = cpu.cpus.clone().filter(|l| !l.is_empty()) {
             self.add("cpuset", Setting::Cpus { list });
@@ -117,6 +137,11 @@ impl Wanted<'_> {
     fn memory(&mut self, limits: &Limits) {
         let memory = &limits.memory;
         let v2 = self.version("memory") == Some(Version::V2);
+        if let (Some(bytes), true) = (memory.limit, memory.check_before_update)
+            && bytes > 0
+        {
+            self.add("memory", Setting::MemoryFits { bytes });
+        }
         if let Some(bytes) = memory.limit {
             self.add("memory", Setting::MemoryMax { bytes: bytes.max(-1) });
         }
@@ -129,10 +154,52 @@ impl Wanted<'_> {
             self.add("memory", Setting::MemoryLow { bytes: bytes.max(-1) });
         }
         if let Some(percent) = memory.swappiness {
-            self.only_v1(v2, Setting::Swappiness { percent });
+            self.only_v1("memory", Setting::Swappiness { percent });
         }
         if memory.disable_oom_killer == Some(true) {
-            self.only_v1(v2, Setting::OomKillDisable);
+            self.only_v1("memory", Setting::OomKillDisable);
+        }
+        if let Some(bytes) = memory.kernel {
+            self.only_v1("memory", Setting::KernelMemoryMax { bytes });
+        }
+        if let Some(bytes) = memory.kernel_tcp {
+            self.only_v1("memory", Setting::TcpMemoryMax { bytes });
+        }
+    }
+
+    fn block_io(&mut self, limits: &Limits) {
+        let io = &limits.block_io;
+        let mut weights = vec![(None, io.weight, io.leaf_weight)];
+        weights.extend(io.devices.iter().map(|d| (Some(d.device), d.weight, d.leaf_weight)));
+        for (device, weight, leaf_weight) in weights {
+            if let Some(weight) = weight {
+                self.add(self.io(), Setting::IoWeight { weight, device });
+            }
+            if let Some(weight) = leaf_weight {
+                self.only_v1(self.io(), Setting::IoLeafWeight { weight, device });
+            }
+        }
+        for throttle in &io.throttles {
+            self.add(self.io(), Setting::IoMax(*throttle));
+        }
+    }
+
+    /// The controller of block devices has a name of its own in v1.
+    fn io(&self) -> &'static str {
+        if self.version("blkio").is_none() && self.node.v2_has("io") { "io" } else { "blkio" }
+    }
+
+    /// v2 has no such controllers: packets are marked by a program or by
+    /// netfilter there (kernel document cgroup-v2, "Deprecated v1 Core
+    /// Features").
+    fn network(&mut self, limits: &Limits) {
+        let network = &limits.network;
+        if let Some(id) = network.class_id {
+            self.add("net_cls", Setting::NetworkClass { id });
+        }
+        for (interface, priority) in &network.priorities {
+            let interface = interface.clone();
+            self.add("net_prio", Setting::NetworkPriority { interface, priority: *priority });
         }
     }
 
@@ -161,14 +228,14 @@ impl Wanted<'_> {
         }
     }
 
-    fn only_v1(&mut self, v2: bool, setting: Setting) {
-        if v2 {
+    fn only_v1(&mut self, controller: &str, setting: Setting) {
+        if self.version(controller) == Some(Version::V2) {
             self.missing.push(
                 Problem::user(format!("{}: cgroup v2 has no such setting", setting.name()))
-                    .hint("leave it out on this node"),
+                    .hint(instead(&setting)),
             );
         } else {
-            self.add("memory", setting);
+            self.add(controller, setting);
         }
     }
 
@@ -197,6 +264,19 @@ impl Wanted<'_> {
     }
 }
 
+/// What there is on cgroup v2 in place of a setting that it lacks.
+fn instead(setting: &Setting) -> &'static str {
+    match setting {
+        Setting::KernelMemoryMax { .. } | Setting::TcpMemoryMax { .. } => {
+            "leave it out on this node: linux.resources.memory.limit counts the kernel's memory too"
+        }
+        Setting::IoLeafWeight { .. } => {
+            "leave it out on this node: no kernel since 5.0 has it; weight is what is left"
+        }
+        _ => "leave it out on this node",
+    }
+}
+
 fn bad_swap(error: super::convert::BadSwap) -> Problem {
     Problem::user(error.to_string())
         .hint("give a memory limit, and a swap limit of at least as much")
@@ -216,6 +296,10 @@ fn lacking(controller: &str, limit: &str, node: &Cgroups) -> Problem {
         ));
     }
     let hint = match controller {
+        "net_cls" | "net_prio" => format!(
+            "cgroup v2 has none; as root, if the kernel has it: mount -t cgroup -o {controller} \
+             none /sys/fs/cgroup/{controller}; or leave the limit out"
+        ),
         "memory" => "boot the kernel with cgroup_enable=memory, or leave the limit out".to_owned(),
         _ => format!(
             "see /proc/cgroups; as root, mount it: mount -t cgroup -o {controller} none \

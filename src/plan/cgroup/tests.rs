@@ -19,7 +19,7 @@ fn root() -> Caller {
     }
 }
 
-fn hybrid() -> Facts {
+pub(super) fn hybrid() -> Facts {
     let v1 = |name: &str| HierarchyV1 {
         controllers: words(&[name]),
         mount: format!("/sys/fs/cgroup/{name}").into(),
@@ -138,12 +138,18 @@ fn a_user_changes_nothing_above_what_is_delegated() {
     ask.path = Some("user.slice/user-1000.slice/denovo/job-1".into());
     let plan = plan(&ask, &rootless()).unwrap();
     assert_eq!(
-        lines(&plan)[1..3],
+        lines(&plan)[1..4],
         [
+            "move the processes in /sys/fs/cgroup/user.slice/user-1000.slice to denovo-callers \
+             below it",
             "enable pids below /sys/fs/cgroup/user.slice/user-1000.slice",
             "enable memory below /sys/fs/cgroup/user.slice/user-1000.slice if possible",
         ]
     );
+    // For statistics nobody is moved, and the user's group stays as it is.
+    let idle = spec::Cgroup { limits: Limits::default(), ..ask };
+    let idle = lines(&super::plan(&idle, &rootless()).unwrap());
+    assert!(idle.iter().all(|line| !line.contains("1000.slice to") && !line.contains("enable")));
     let undo = plan.steps[0].undo().unwrap().to_string();
     assert_eq!(
         undo,
@@ -285,4 +291,106 @@ fn plans_survive_the_journal_and_name_each_group_once() {
     let delegated = plan.steps.iter().filter(|s| matches!(s, CgroupStep::Delegate { .. }));
     assert_eq!(delegated.count(), made.len());
     assert!(plan.steps.iter().all(|s| s.at().path.is_empty() || s.at().path.starts_with("denovo")));
+}
+
+#[test]
+fn every_limit_has_its_file_in_either_version() {
+    use crate::policy::limits::{BlockDevice, BlockIo, DeviceWeight, Network, Rdma, Throttled};
+    let device = BlockDevice { major: 8, minor: 16 };
+    let throttle = |what, rate| crate::policy::limits::Throttle { what, device, rate };
+    let limits = Limits {
+        cpu: Cpu { period: Some(50_000), burst: Some(1000), idle: Some(1), ..Cpu::default() },
+        memory: Memory { limit: Some(8192), check_before_update: true, ..Memory::default() },
+        hugepages: vec![("2MB".into(), 4096)],
+        block_io: BlockIo {
+            weight: Some(500),
+            leaf_weight: None,
+            devices: vec![DeviceWeight { device, weight: Some(1000), leaf_weight: None }],
+            throttles: vec![throttle(Throttled::ReadBytes, 7), throttle(Throttled::WriteBytes, 0)],
+        },
+        rdma: vec![Rdma { device: "mlx5_0".into(), handles: Some(2), objects: Some(0) }],
+        ..Limits::default()
+    };
+    let mut v1 = hybrid();
+    for (name, controller) in [("blkio", "blkio"), ("rdma", "rdma"), ("net_cls", "net_cls")] {
+        v1.cgroups.v1.push(HierarchyV1 {
+            controllers: words(&[controller]),
+            mount: format!("/sys/fs/cgroup/{name}").into(),
+            own: "/".into(),
+            writable: true,
+        });
+    }
+    let of = |limits: &Limits, facts: &Facts| plan(&asked(limits.clone()), facts);
+    let set = |facts: &Facts, limits: &Limits| -> Vec<String> {
+        let steps = of(limits, facts).unwrap().steps;
+        let sets = steps.iter().filter(|s| matches!(s, CgroupStep::Set { .. }));
+        sets.map(|s| s.to_string().split(" in /").next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        set(&v1, &limits),
+        [
+            "set cpu.cfs_period_us = 50000",
+            "set cpu.cfs_burst_us = 1000",
+            "set cpu.idle = 1",
+            "check that no more than 8192 bytes are in use",
+            "set memory.limit_in_bytes = 8192",
+            "set memory.memsw.limit_in_bytes = 8192",
+            "set hugetlb.2MB.max = 4096",
+            "set hugetlb.2MB.rsvd.max = 4096",
+            "set blkio.weight = 500 or blkio.bfq.weight = 500",
+            "set blkio.weight_device = 8:16 1000 or blkio.bfq.weight_device = 8:16 1000",
+            "set blkio.throttle.read_bps_device = 8:16 7",
+            "set blkio.throttle.write_bps_device = 8:16 0",
+            "set rdma.max = mlx5_0 hca_handle=2 hca_object=0",
+        ]
+    );
+    let mut v2 = v2_only();
+    v2.cgroups.v2.as_mut().unwrap().controllers.push("rdma".into());
+    assert_eq!(
+        set(&v2, &limits),
+        [
+            "set cpu.max = * 50000",
+            "set cpu.max.burst = 1000",
+            "set cpu.idle = 1",
+            "check that no more than 8192 bytes are in use",
+            "set memory.max = 8192",
+            "set hugetlb.2MB.max = 4096",
+            "set hugetlb.2MB.rsvd.max = 4096",
+            "set io.bfq.weight = 500 or io.weight = 4950",
+            "set io.bfq.weight = 8:16 1000 or io.weight = 8:16 10000",
+            "set io.max = 8:16 rbps=7",
+            "set io.max = 8:16 wbps=max",
+            "set rdma.max = mlx5_0 hca_handle=2 hca_object=0",
+        ]
+    );
+    let steps = of(&limits, &v2).unwrap().steps;
+    let enabled = "enable cpu, memory, hugetlb, io, rdma below /sys/fs/cgroup";
+    assert!(steps.iter().any(|step| step.to_string() == enabled), "{steps:?}");
+
+    let network = Network { class_id: Some(1), priorities: vec![("eth0".into(), 3)] };
+    let old = Limits {
+        network,
+        cpu: Cpu { realtime_runtime: Some(1), ..Cpu::default() },
+        memory: Memory { kernel: Some(1), kernel_tcp: Some(-1), ..Memory::default() },
+        block_io: BlockIo { leaf_weight: Some(10), ..BlockIo::default() },
+        ..Limits::default()
+    };
+    let found = of(&old, &v2).unwrap_err();
+    let fields: Vec<&str> = found.iter().map(|p| p.message.split(':').next().unwrap()).collect();
+    assert_eq!(
+        fields,
+        [
+            "linux.resources.cpu.realtimeRuntime",
+            "linux.resources.memory.kernel",
+            "linux.resources.memory.kernelTCP",
+            "linux.resources.blockIO.leafWeight",
+            "linux.resources.network.classID",
+            "linux.resources.network.priorities",
+        ]
+    );
+    assert!(found.iter().all(|p| p.hint.is_some()));
+    // Here net_prio alone is missing.
+    let found = of(&old, &v1).unwrap_err();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].message.starts_with("linux.resources.network.priorities: "), "{found:?}");
 }

@@ -47,7 +47,7 @@ fn subset(inner: (&str, u64), outer: (&str, u64), found: &mut Findings) {
     if beyond != 0 {
         found.refuse_with(
             format_args!("process.capabilities.{}", inner.0),
-            format!("{} is not in the {} set, as the kernel demands", names(beyond), outer.0),
+            format!("{} is not in the {} set; the kernel would say EPERM", names(beyond), outer.0),
             format!("add it to process.capabilities.{}, or take it out here", outer.0),
         );
     }

@@ -22,18 +22,32 @@ const LONGEST_NAME: usize = 255;
 /// * `id` - names the group when `linux.cgroupsPath` does not
 pub(super) fn check(linux: &Linux, id: &str, facts: &Facts, found: &mut Findings) -> Cgroup {
     let privileged = facts.caller.capabilities & CAP_SYS_ADMIN != 0 && !facts.caller.nested;
-    let path = path(linux, id, found);
-    let mut limits = resources::check(linux, facts, found);
+    let mut path = path(linux, id, found);
+    let resources = linux.resources().as_ref();
+    let mut limits = resources.map(|r| resources::check(r, facts, found)).unwrap_or_default();
     let best_effort = !privileged && limits.is_empty();
     let rules = devices::rules(linux, found);
     if privileged {
         limits.devices = rules;
     }
+    if let Some(own) = delegated(facts).filter(|_| !privileged && !limits.is_empty()) {
+        let absolute = linux.cgroups_path().as_ref().is_some_and(|p| p.is_absolute());
+        if !absolute {
+            path = format!("{own}/{path}");
+        }
+    }
     Cgroup { path: Some(path), limits, best_effort, delegate_to: None }
 }
 
+/// The caller's own v2 group, where a user may make groups below it.
+fn delegated(facts: &Facts) -> Option<&str> {
+    let own = facts.cgroups.v2.as_ref().filter(|v2| v2.writable)?.own.trim_matches('/');
+    (!own.is_empty()).then_some(own)
+}
+
 /// Absolute: below the top of each hierarchy; relative: below our parent
-/// group; none: a group of the id at the top.
+/// group; none: a group of the id at the top. For a user with limits the top
+/// is the group that was delegated.
 fn path(linux: &Linux, id: &str, found: &mut Findings) -> String {
     let asked = linux.cgroups_path().as_ref().map(|p| p.to_string_lossy()).unwrap_or_default();
     if asked.is_empty() {
@@ -55,7 +69,9 @@ fn path(linux: &Linux, id: &str, found: &mut Findings) -> String {
 fn refused(asked: &str, names: &[&str]) -> Option<(&'static str, &'static str)> {
     const PLAIN: &str = "write a path such as /denovo/job-17";
     if asked.matches(':').count() == 2 && !asked.starts_with('/') {
-        Some(("is systemd's slice:prefix:name, which is not supported yet by denovo", PLAIN))
+        const SYSTEMD: &str =
+            "give --systemd-cgroup before the verb, or write a path such as /denovo/job-17";
+        Some(("is systemd's slice:prefix:name", SYSTEMD))
     } else if names.contains(&"..") {
         Some(("goes up with \"..\"", PLAIN))
     } else if names.is_empty() {

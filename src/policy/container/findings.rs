@@ -26,15 +26,6 @@ impl Findings {
         self.push(Problem::user(format!("{field}: {reason}")).hint(hint));
     }
 
-    /// The specification has it, denovo does not yet.
-    pub(super) fn unsupported(&mut self, field: impl Display) {
-        self.refuse_with(
-            field,
-            "not supported yet by denovo",
-            "leave the field out, if the job can do without what it asks for",
-        );
-    }
-
     pub(super) fn push(&mut self, problem: Problem) {
         self.problems.push(problem);
     }

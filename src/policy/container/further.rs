@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Surroundings, check_process};
-use crate::policy::spec::{Capabilities, Process, User};
+use super::findings::Findings;
+use super::{Surroundings, check_process, labels};
+use crate::policy::spec::{Attributes, Capabilities, Process, User};
 use crate::policy::text::CText;
 use crate::problem::{Problem, Problems};
 use crate::request::oci::ProcessDocument;
@@ -24,6 +25,9 @@ pub struct Further {
     /// By name, with or without `CAP_`.
     pub capabilities: Vec<String>,
     pub no_new_privileges: bool,
+    /// In place of the first process's.
+    pub apparmor_profile: Option<String>,
+    pub selinux_label: Option<String>,
 }
 
 /// Reads and checks `exec --process FILE`, with warnings.
@@ -71,6 +75,10 @@ pub fn from_options(own: Option<&Process>, options: &Further) -> Result<Process,
     }
     process.no_new_privileges |= options.no_new_privileges;
     add_capabilities(&mut process, &options.capabilities, &mut problems);
+    let mut found = Findings::default();
+    let labels = (options.apparmor_profile.as_deref(), options.selinux_label.as_deref());
+    labels::given(labels, &mut process.attributes, &mut found);
+    problems.extend(found.conclude(()).err().unwrap_or_default());
     if problems.is_empty() { Ok(process) } else { Err(problems) }
 }
 
@@ -87,6 +95,7 @@ fn plain() -> Process {
         rlimits: Vec::new(),
         no_new_privileges: true,
         oom_score_adj: None,
+        attributes: Attributes::default(),
     }
 }
 

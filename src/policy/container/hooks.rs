@@ -3,12 +3,18 @@
 use oci_spec::runtime::{Hook as AskedHook, Hooks as Asked};
 
 use super::findings::Findings;
-use crate::policy::spec::{Hook, Hooks};
+use crate::policy::spec::{Hook, Hooks, Process};
 
+/// As runc, a startContainer hook that says nothing of its environment has that
+/// of the process whose place it takes for a moment. All others have none:
+/// theirs would be the runtime's, which is nobody's business.
+///
+/// # Arguments
+/// * `process` - the container's, when it is fit to run
 #[allow(deprecated)]
-pub(super) fn check(asked: &Asked, found: &mut Findings) -> Hooks {
+pub(super) fn check(asked: &Asked, process: Option<&Process>, found: &mut Findings) -> Hooks {
     let mut phase = |name, hooks: &Option<Vec<AskedHook>>| phase(name, hooks, found);
-    Hooks {
+    let mut hooks = Hooks {
         // Deprecated since 1.0.2 and still what many engines write.
         prestart: phase("prestart", asked.prestart()),
         create_runtime: phase("createRuntime", asked.create_runtime()),
@@ -16,7 +22,14 @@ pub(super) fn check(asked: &Asked, found: &mut Findings) -> Hooks {
         start_container: phase("startContainer", asked.start_container()),
         poststart: phase("poststart", asked.poststart()),
         poststop: phase("poststop", asked.poststop()),
+    };
+    let asked = asked.start_container().iter().flatten();
+    for (hook, asked) in hooks.start_container.iter_mut().zip(asked) {
+        if let (None, Some(process)) = (asked.env(), process) {
+            hook.env = process.env.clone();
+        }
     }
+    hooks
 }
 
 fn phase(name: &str, hooks: &Option<Vec<AskedHook>>, found: &mut Findings) -> Vec<Hook> {

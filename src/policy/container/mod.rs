@@ -1,32 +1,41 @@
 //! From an OCI config.json to a checked [`Spec`]: one function per subject,
 //! and every reason why not at once.
 //!
-//! Each problem begins with the JSON path of its field. What the
-//! specification has and [`Spec`] has no place for is refused by name
-//! (`unsupported`), never dropped.
+//! Each problem begins with the JSON path of its field. What has no meaning on
+//! Linux is refused by name (`unsupported`), never dropped.
 
 use oci_spec::runtime::Linux;
 
 use crate::host::Facts;
 use crate::problem::Problems;
 use crate::request::oci::{Bundle, ProcessDocument};
+use crate::request::resources::ResourcesDocument;
 
+use super::limits::Limits;
 use super::spec::{self, Spec};
 
+mod attributes;
 mod capabilities;
 mod cgroup;
 mod devices;
+pub mod features;
 mod findings;
 pub mod further;
 mod hooks;
+mod labels;
+mod mount_ids;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod paths;
 mod process;
+mod rdt;
 mod resources;
+mod resources_io;
 mod root;
 mod seccomp;
+mod seccomp_listener;
 mod seccomp_newer;
 mod sysctl;
 #[cfg(test)]
@@ -39,6 +48,24 @@ pub use process::Surroundings;
 /// The kernel's `CAP_SYS_ADMIN`, without which namespaces need a user
 /// namespace first (user_namespaces(7)).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// Compiled system call filters of earlier starts, by the text of all that
+/// they depend on.
+pub trait Filters {
+    fn load(&self, request: &[u8]) -> Option<Vec<u8>>;
+    fn keep(&self, request: &[u8], program: &[u8]);
+}
+
+/// None are kept.
+pub struct NoFilters;
+
+impl Filters for NoFilters {
+    fn load(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn keep(&self, _: &[u8], _: &[u8]) {}
+}
 
 /// What [`check`] answers.
 #[derive(Debug, Clone)]
@@ -60,6 +87,19 @@ pub struct Checked {
 /// # Errors
 /// Every [`crate::problem::Problem`] of the configuration, in its order.
 pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Problems> {
+    check_with(bundle, id, facts, &NoFilters)
+}
+
+/// [`check`], with compiled system call filters from `filters`.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_with(
+    bundle: &Bundle,
+    id: &str,
+    facts: &Facts,
+    filters: &dyn Filters,
+) -> Result<Checked, Problems> {
     let mut found = Findings::default();
     let config = &bundle.config;
     for field in &bundle.unknown {
@@ -69,12 +109,19 @@ pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Proble
     let linux = config.linux().as_ref().unwrap_or(&empty);
 
     version(config.version(), &mut found);
-    unsupported::check(config, linux, &mut found);
+    unsupported::check(config, &mut found);
     let namespaces = namespaces::check(linux, facts, &mut found);
     let around = Surroundings::of(&namespaces, facts);
-    let process = config.process().as_ref().map(|p| process::check(p, &around, &mut found));
+    let mut process = config.process().as_ref().map(|p| process::check(p, &around, &mut found));
+    let personality = attributes::personality(linux, &mut found);
+    let memory_policy = attributes::memory_policy(linux, &mut found);
+    if let Some(process) = &mut process {
+        let attributes = &mut process.attributes;
+        (attributes.personality, attributes.memory_policy) = (personality, memory_policy);
+    }
     let mounts = mounts::check(bundle, &namespaces, facts, &mut found);
     let own_dev = !mounts.iter().any(mounts::binds_dev);
+    let hooks = config.hooks().as_ref().map(|h| hooks::check(h, process.as_ref(), &mut found));
     let spec = Spec {
         root: root::check(bundle, &mut found),
         propagation: root::propagation(linux, &mut found),
@@ -86,8 +133,10 @@ pub fn check(bundle: &Bundle, id: &str, facts: &Facts) -> Result<Checked, Proble
         masked_paths: inside("linux.maskedPaths", linux.masked_paths(), &mut found),
         readonly_paths: inside("linux.readonlyPaths", linux.readonly_paths(), &mut found),
         cgroup: cgroup::check(linux, id, facts, &mut found),
-        seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, &mut found)),
-        hooks: config.hooks().as_ref().map(|h| hooks::check(h, &mut found)).unwrap_or_default(),
+        intel_rdt: rdt::check(linux, id, &mut found),
+        net_devices: net_devices::check(linux, &namespaces, facts, &mut found),
+        seccomp: linux.seccomp().as_ref().and_then(|s| seccomp::check(s, filters, &mut found)),
+        hooks: hooks.unwrap_or_default(),
         annotations: annotations(bundle, &mut found),
         fixtures: mounts.into_iter().map(spec::Fixture::Mount).collect(),
         namespaces,
@@ -115,6 +164,28 @@ pub fn check_process(
     unsupported::process(&document.process, &mut found);
     let process = process::check(&document.process, around, &mut found);
     found.conclude(process)
+}
+
+/// Checks limits for a container that runs (`update`). Its device list stays
+/// as it is, as with runc; a document that has one is warned about.
+///
+/// # Errors
+/// Every problem of the document; fields are named as in config.json.
+pub fn check_resources(
+    document: &ResourcesDocument,
+    facts: &Facts,
+) -> Result<(Limits, Vec<String>), Problems> {
+    let mut found = Findings::default();
+    for field in &document.unknown {
+        let field = format!("linux.resources.{field}");
+        found.warn(field, "is no field of the OCI specification that denovo knows; ignored");
+    }
+    let asked = &document.resources;
+    if asked.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        found.warn("linux.resources.devices", "stays as it is: update does not change it");
+    }
+    let limits = resources::check(asked, facts, &mut found);
+    found.conclude(limits)
 }
 
 /// Why a bundle has no root; empty when it has one.
@@ -202,7 +273,7 @@ mod tests {
         let spec = checked.spec;
         assert_eq!(spec.fixtures.len(), 7);
         assert_eq!(spec.devices.len(), 6);
-        assert_eq!(spec.masked_paths.len(), 10);
+        assert_eq!(spec.masked_paths.len(), 11);
         assert_eq!(spec.hostname.unwrap().to_string_lossy(), "denovo");
         assert!(spec.own_dev);
         assert!(!spec.cgroup.best_effort);

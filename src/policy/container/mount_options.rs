@@ -35,8 +35,8 @@ pub(super) struct Options {
     pub attributes: MountAttributes,
     pub propagation: Vec<u64>,
     pub copy_up: bool,
-    /// `idmap` or `ridmap`.
-    pub id_mapped: bool,
+    /// `idmap` (false) or `ridmap` (true).
+    pub id_map: Option<bool>,
     /// Options that only a file system as a whole can have, by name.
     pub whole: Vec<String>,
     /// What mount(2) takes as data: all that is none of the above.
@@ -108,6 +108,22 @@ pub(super) fn propagation(name: &str) -> Option<u64> {
     PROPAGATION.iter().find(|(known, _)| *known == name).map(|(_, flags)| *flags)
 }
 
+/// Words that are neither flags nor propagation.
+const OTHERS: &[&str] = &["bind", "idmap", "rbind", "ridmap", "tmpcopyup"];
+
+/// Every word that is an option of denovo's and not of a file system.
+pub(super) fn names() -> Vec<String> {
+    let flags = FLAGS.iter().map(|(name, ..)| (*name).to_owned());
+    let recursive = FLAGS.iter().map(|(name, ..)| format!("r{name}"));
+    let others = PROPAGATION.iter().map(|(name, _)| *name).chain(OTHERS.iter().copied());
+    let mut all: Vec<String> = flags.chain(recursive).chain(others.map(str::to_owned)).collect();
+    // What is not taken is data for the file system.
+    all.retain(|name| parse(std::slice::from_ref(name)).data.is_empty());
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// Reads `options` in order; where two contradict, the later one counts.
 pub(super) fn parse(options: &[String]) -> Options {
     let mut parsed = Options::default();
@@ -123,7 +139,8 @@ impl Options {
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
             "tmpcopyup" => self.copy_up = true,
-            "idmap" | "ridmap" => self.id_mapped = true,
+            "idmap" => self.id_map = Some(self.id_map.unwrap_or(false)),
+            "ridmap" => self.id_map = Some(true),
             _ => {
                 if let Some(flags) = propagation(option) {
                     self.propagation.push(flags);
@@ -284,7 +301,8 @@ mod tests {
         assert_eq!(parsed("bind").bind, Some(false));
         assert_eq!(parsed("rbind bind").bind, Some(true));
         assert!(parsed("tmpcopyup").copy_up);
-        assert!(parsed("idmap").id_mapped && parsed("ridmap").id_mapped);
+        assert_eq!(parsed("idmap").id_map, Some(false));
+        assert_eq!(parsed("ridmap idmap").id_map, Some(true));
         assert_eq!(
             parsed("mode=755 rsync size=64k r").data,
             ["mode=755", "rsync", "size=64k", "r"]

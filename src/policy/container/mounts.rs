@@ -6,13 +6,13 @@ use oci_spec::runtime::Mount as Asked;
 
 use super::CAP_SYS_ADMIN;
 use super::findings::Findings;
+use super::mount_ids;
 use super::mount_options::{self, Options};
 use super::namespaces::maps;
 use super::paths::{below, normalise};
 use crate::host::Facts;
 use crate::policy::CText;
 use crate::policy::spec::{Mount, MountAttributes, MountSource, Namespace, Namespaces};
-use crate::problem::Problem;
 use crate::request::oci::Bundle;
 use crate::request::root::clean;
 
@@ -43,13 +43,32 @@ pub(super) fn check(
     found: &mut Findings,
 ) -> Vec<Mount> {
     let mut mounts = Vec::new();
+    let linux = bundle.config.linux().as_ref();
+    let label = linux.and_then(|linux| super::labels::mount(linux, found));
     for (index, asked) in bundle.config.mounts().iter().flatten().enumerate() {
         let mut one = One { field: format!("mounts[{index}]"), asked, found: &mut *found };
         if let Some(mount) = one.check(&bundle.dir, namespaces, facts) {
-            mounts.push(mount);
+            mounts.push(labelled(mount, label.as_ref()));
         }
     }
     mounts
+}
+
+/// What is the kernel's own view has its labels from the policy; a message
+/// queue takes one only once it is mounted; all else takes it as an option,
+/// as runc gives it.
+fn labelled(mut mount: Mount, label: Option<&CText>) -> Mount {
+    let MountSource::New { fstype, data, .. } = &mut mount.source else { return mount };
+    let Some(label) = label else { return mount };
+    match fstype.as_bytes() {
+        b"proc" | b"sysfs" | b"cgroup" | b"cgroup2" => {}
+        b"mqueue" => mount.label = Some(label.clone()),
+        _ => {
+            let comma = if data.is_empty() { "" } else { "," };
+            *data = CText::lossy(format!("{data}{comma}context=\"{label}\""));
+        }
+    }
+    mount
 }
 
 /// Whether the container's /dev is one from outside, which stays as it is.
@@ -68,8 +87,6 @@ impl One<'_> {
     fn check(&mut self, dir: &Path, namespaces: &Namespaces, facts: &Facts) -> Option<Mount> {
         let destination = self.destination()?;
         let options = mount_options::parse(self.asked.options().as_deref().unwrap_or_default());
-        self.not_id_mapped(&options);
-        self.recursion(&options, facts);
         let fstype = self.asked.typ().as_deref().unwrap_or_default();
         // crun takes the type for the option as well.
         let bind = options.bind.or((fstype == "bind").then_some(false));
@@ -79,6 +96,15 @@ impl One<'_> {
             None => self.fresh(fstype, &options, namespaces, facts)?,
         };
         self.proc(&destination, fstype, &source);
+        let id_map = mount_ids::check(
+            &self.field,
+            self.asked,
+            &options,
+            &source,
+            namespaces,
+            facts,
+            self.found,
+        );
         let mut attributes = options.attributes;
         if matches!(source, MountSource::New { .. }) {
             // mount(2) has them as flags already.
@@ -90,6 +116,8 @@ impl One<'_> {
             attributes,
             propagation: options.propagation,
             optional: false,
+            id_map,
+            label: None,
         })
     }
 
@@ -113,39 +141,15 @@ impl One<'_> {
         None
     }
 
-    fn not_id_mapped(&mut self, options: &Options) {
-        if options.id_mapped {
-            self.found.unsupported(format_args!("{}.options: idmap", self.field));
-        }
-        let given = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|l| !l.is_empty());
-        if given(self.asked.uid_mappings()) {
-            self.found.unsupported(format_args!("{}.uidMappings", self.field));
-        }
-        if given(self.asked.gid_mappings()) {
-            self.found.unsupported(format_args!("{}.gidMappings", self.field));
-        }
-    }
-
-    fn recursion(&mut self, options: &Options, facts: &Facts) {
-        let MountAttributes { set_recursive, clear_recursive, .. } = options.attributes;
-        if set_recursive | clear_recursive != 0 && facts.kernel < (5, 12) {
-            let (major, minor) = facts.kernel;
-            self.found.push(
-                Problem::kernel(format!(
-                    "{}.options: recursive attributes need Linux 5.12, this is {major}.{minor}",
-                    self.field
-                ))
-                .hint("use the option without the leading r, and list what is mounted below"),
-            );
-        }
-    }
-
     fn bind(&mut self, dir: &Path, recursive: bool, options: &Options) -> Option<MountSource> {
         self.not_tmpfs(options);
         if !options.data.is_empty() {
-            // The kernel would ignore them, and the mount be less than asked.
+            // The kernel ignores them (mount(2), `MS_BIND`), and so do callers
+            // that give them.
             let data = options.data.join(",");
-            self.refuse("options", format!("a bind mount has no file system option ({data})"));
+            let field = format!("{}.options", self.field);
+            self.found
+                .warn(field, format!("a bind mount has none of a file system: {data} ignored"));
         }
         self.whole_ignored(options);
         let source = self.asked.source().as_ref().filter(|s| !s.as_os_str().is_empty());
@@ -311,9 +315,9 @@ mod tests {
             (at("/process"), &[]),
             (with(json!({"destination": "/a"})), &["mounts[0].type: "]),
             (with(json!({"destination": "/a", "type": "none"})), &["mounts[0].type: "]),
-            (bind(json!(["rbind", "size=1m"])), &["mounts[0].options: a bind"]),
+            (bind(json!(["rbind", "size=1m"])), &[]),
             (bind(json!(["bind", "tmpcopyup"])), &["mounts[0].options: tmpcopyup"]),
-            (bind(json!(["bind", "idmap"])), &["mounts[0].options: idmap: not supported"]),
+            (bind(json!(["bind", "idmap"])), &["mounts[0].options: idmap needs mappings"]),
             (with(json!({"destination": "/a", "options": ["bind"]})), &["mounts[0].source: "]),
             (
                 with(json!({"destination": "/proc", "source": "/tmp", "options": ["bind"]})),
@@ -321,8 +325,24 @@ mod tests {
             ),
             (
                 with(json!({"destination": "/a", "source": "/b", "options": ["bind"],
+                    "uidMappings": map})),
+                &["mounts[0].gidMappings: is missing"],
+            ),
+            (
+                with(json!({"destination": "/a", "source": "/b", "options": ["bind"],
+                    "gidMappings": map})),
+                &["mounts[0].uidMappings: is missing"],
+            ),
+            (
+                with(json!({"destination": "/a", "type": "tmpfs",
                     "uidMappings": map, "gidMappings": map})),
-                &["mounts[0].uidMappings: not", "mounts[0].gidMappings: not"],
+                &["mounts[0].options: only a bind mount"],
+            ),
+            (
+                with(json!({"destination": "/a", "source": "/b", "options": ["bind"],
+                    "uidMappings": [{"containerID": 0, "hostID": 0, "size": 0}],
+                    "gidMappings": map})),
+                &["mounts[0].uidMappings[0]: its size"],
             ),
             (
                 with(json!({"destination": "/a", "type": "tmpfs", "options": ["x".repeat(4096)]})),
@@ -374,6 +394,24 @@ mod tests {
     }
 
     #[test]
+    fn a_label_goes_where_the_file_system_takes_it() {
+        let label = CText::lossy("a:b:c:s0:c1,c2");
+        for (fstype, options, data, later) in [
+            ("tmpfs", json!(["size=1m"]), "size=1m,context=\"a:b:c:s0:c1,c2\"", false),
+            ("devpts", json!([]), "context=\"a:b:c:s0:c1,c2\"", false),
+            ("proc", json!([]), "", false),
+            ("mqueue", json!([]), "", true),
+        ] {
+            let destination = if fstype == "proc" { "/proc" } else { "/a" };
+            let mount =
+                mount(json!({"destination": destination, "type": fstype, "options": options}));
+            let mount = labelled(mount, Some(&label));
+            let MountSource::New { data: found, .. } = &mount.source else { panic!("not new") };
+            assert_eq!((found.to_string_lossy().as_str(), mount.label.is_some()), (data, later));
+        }
+    }
+
+    #[test]
     fn what_has_no_effect_is_warned_about() {
         let config = with(json!({"destination": "a", "source": "/b",
             "options": ["bind", "sync", "async"]}));
@@ -409,15 +447,5 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("mounts[0].type: a user cannot mount sysfs"));
         assert!(found[1].starts_with("mounts[1].options: gid=5 does not exist"));
-    }
-
-    #[test]
-    fn recursive_attributes_need_their_kernel() {
-        let mut facts = facts();
-        facts.kernel = (5, 10);
-        let config =
-            with(json!({"destination": "/a", "source": "/b", "options": ["rbind", "rro"]}));
-        let found = problems(config, &facts);
-        assert!(found[0].starts_with("mounts[0].options: recursive attributes need Linux 5.12"));
     }
 }

@@ -87,7 +87,12 @@ pub(super) fn maps(map: &[IdMap], id: u32) -> bool {
     map.iter().any(|m| id.checked_sub(m.inside).is_some_and(|distance| distance < m.count))
 }
 
-fn id_maps(field: &str, list: &Option<Vec<LinuxIdMapping>>, found: &mut Findings) -> Vec<IdMap> {
+/// Checked lines of a map; empty where none are given.
+pub(super) fn id_maps(
+    field: &str,
+    list: &Option<Vec<LinuxIdMapping>>,
+    found: &mut Findings,
+) -> Vec<IdMap> {
     let list = list.as_deref().unwrap_or_default();
     let maps: Vec<IdMap> = list
         .iter()

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::{PosixRlimitType, Process as Asked, User as AskedUser};
 
-use super::capabilities;
 use super::findings::Findings;
 use super::namespaces::maps;
+use super::{attributes, capabilities, labels};
 use crate::host::Facts;
 use crate::policy::CText;
 use crate::policy::spec::{IdMap, Namespace, Namespaces, Process, Rlimit, User};
@@ -49,6 +49,8 @@ impl<'a> Surroundings<'a> {
 }
 
 pub(super) fn check(asked: &Asked, around: &Surroundings<'_>, found: &mut Findings) -> Process {
+    let mut attributes = attributes::check(asked, found);
+    labels::check(asked, &mut attributes, found);
     Process {
         cwd: cwd(asked, found),
         args: args(asked, found),
@@ -64,6 +66,7 @@ pub(super) fn check(asked: &Asked, around: &Surroundings<'_>, found: &mut Findin
         rlimits: rlimits(asked, found),
         no_new_privileges: asked.no_new_privileges().unwrap_or(false),
         oom_score_adj: oom_score_adj(asked, found),
+        attributes,
     }
 }
 
@@ -134,6 +137,11 @@ pub(super) fn env(field: &str, list: &Option<Vec<String>>, found: &mut Findings)
 
 fn user(asked: &AskedUser, around: &Surroundings<'_>, found: &mut Findings) -> User {
     let (uid, gid) = (asked.uid(), asked.gid());
+    if asked.username().as_ref().is_some_and(|name| !name.is_empty()) {
+        // OCI has it for Windows; looked up in the root it would be the
+        // image's word on who is root.
+        found.warn("process.user.username", "names are not looked up, uid and gid count; ignored");
+    }
     id("process.user.uid", uid, around.uid_map, found);
     id("process.user.gid", gid, around.gid_map, found);
     let groups = asked.additional_gids().clone().unwrap_or_default();

@@ -1,9 +1,11 @@
 //! `linux.resources` but for its devices (OCI config-linux.md, "Memory",
-//! "CPU", "PIDs", "Huge page limits", "Unified").
+//! "CPU", "PIDs", "Huge page limits", "Unified"; the rest is in
+//! `resources_io`).
 
-use oci_spec::runtime::{Linux, LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::findings::Findings;
+use super::resources_io;
 use crate::host::Facts;
 use crate::policy::limits::{Cpu, Limits, Memory};
 use crate::problem::Problem;
@@ -18,16 +20,16 @@ const LEAST_QUOTA: i64 = 1_000;
 
 /// The limits; `devices` stays empty. As in runc, a number that is 0 means
 /// that nothing was asked.
-pub(super) fn check(linux: &Linux, facts: &Facts, found: &mut Findings) -> Limits {
-    let Some(asked) = linux.resources() else {
-        return Limits::default();
-    };
+pub(super) fn check(asked: &LinuxResources, facts: &Facts, found: &mut Findings) -> Limits {
     Limits {
         cpu: asked.cpu().as_ref().map(|cpu| self::cpu(cpu, found)).unwrap_or_default(),
         memory: asked.memory().as_ref().map(|m| memory(m, found)).unwrap_or_default(),
         pids: asked.pids().and_then(|p| bounded("linux.resources.pids.limit", p.limit(), found)),
         devices: Vec::new(),
         hugepages: hugepages(asked, found),
+        block_io: resources_io::block_io(asked, found),
+        network: resources_io::network(asked, found),
+        rdma: resources_io::rdma(asked, found),
         unified: unified(asked, facts, found),
     }
 }
@@ -40,6 +42,8 @@ fn bounded(field: &str, value: i64, found: &mut Findings) -> Option<i64> {
     (value != 0).then_some(value)
 }
 
+/// `useHierarchy` is how every kernel since 5.11 works.
+#[allow(deprecated)]
 fn memory(asked: &LinuxMemory, found: &mut Findings) -> Memory {
     let mut field = |name: &str, value: Option<i64>| {
         bounded(&format!("linux.resources.memory.{name}"), value?, found)
@@ -50,6 +54,9 @@ fn memory(asked: &LinuxMemory, found: &mut Findings) -> Memory {
         reservation: field("reservation", asked.reservation()),
         swappiness: asked.swappiness(),
         disable_oom_killer: asked.disable_oom_killer(),
+        kernel: field("kernel", asked.kernel()),
+        kernel_tcp: field("kernelTCP", asked.kernel_tcp()),
+        check_before_update: asked.check_before_update().unwrap_or(false),
     };
     swap(&memory, found);
     if asked.swappiness().is_some_and(|s| s > 100) {
@@ -96,7 +103,21 @@ fn cpu(asked: &LinuxCpu, found: &mut Findings) -> Cpu {
         period,
         cpus: list("linux.resources.cpu.cpus", asked.cpus(), found),
         mems: list("linux.resources.cpu.mems", asked.mems(), found),
+        burst: asked.burst(),
+        idle: idle(asked, found),
+        realtime_runtime: asked
+            .realtime_runtime()
+            .and_then(|r| bounded("linux.resources.cpu.realtimeRuntime", r, found)),
+        realtime_period: nonzero(asked.realtime_period()),
     }
+}
+
+fn idle(asked: &LinuxCpu, found: &mut Findings) -> Option<i64> {
+    let idle = asked.idle()?;
+    if !(0..=1).contains(&idle) {
+        found.refuse("linux.resources.cpu.idle", format!("{idle} is neither 0 nor 1"));
+    }
+    Some(idle)
 }
 
 fn list(field: &str, asked: &Option<String>, found: &mut Findings) -> Option<String> {
@@ -187,6 +208,9 @@ mod tests {
             (cpu(json!({"quota": -5})), &["linux.resources.cpu.quota: "]),
             (cpu(json!({"period": 999})), &["linux.resources.cpu.period: "]),
             (cpu(json!({"period": 1_000_001})), &["linux.resources.cpu.period: "]),
+            (cpu(json!({"idle": 2})), &["linux.resources.cpu.idle: 2 is neither"]),
+            (cpu(json!({"realtimeRuntime": -2})), &["linux.resources.cpu.realtimeRuntime: "]),
+            (memory(json!({"kernelTCP": -2})), &["linux.resources.memory.kernelTCP: "]),
             (cpu(json!({"cpus": "3-1"})), &["linux.resources.cpu.cpus: list \"3-1\""]),
             (cpu(json!({"mems": "x"})), &["linux.resources.cpu.mems: "]),
             (with(json!({"pids": {"limit": -2}})), &["linux.resources.pids.limit: "]),
@@ -212,8 +236,10 @@ mod tests {
     fn values_arrive() {
         let resources = json!({
             "memory": {"limit": 1 << 30, "swap": 1u64 << 31, "reservation": -1, "swappiness": 0,
-                "disableOOMKiller": true},
-            "cpu": {"shares": 1, "quota": -1, "period": 100_000, "cpus": "3,0-1", "mems": "0"},
+                "disableOOMKiller": true, "kernel": 0, "kernelTCP": 4096, "useHierarchy": true,
+                "checkBeforeUpdate": true},
+            "cpu": {"shares": 1, "quota": -1, "period": 100_000, "cpus": "3,0-1", "mems": "0",
+                "burst": 5000, "idle": 1, "realtimeRuntime": 950_000, "realtimePeriod": 1_000_000},
             "pids": {"limit": -1},
             "hugepageLimits": [{"pageSize": "1GB", "limit": 0}],
             "unified": {"memory.high": "max", "cpu.idle": "1"}
@@ -225,6 +251,9 @@ mod tests {
             reservation: Some(-1),
             swappiness: Some(0),
             disable_oom_killer: Some(true),
+            kernel: None,
+            kernel_tcp: Some(4096),
+            check_before_update: true,
         };
         assert_eq!(limits.memory, memory);
         let cpu = Cpu {
@@ -233,6 +262,10 @@ mod tests {
             period: Some(100_000),
             cpus: Some("0-1,3".into()),
             mems: Some("0".into()),
+            burst: Some(5000),
+            idle: Some(1),
+            realtime_runtime: Some(950_000),
+            realtime_period: Some(1_000_000),
         };
         assert_eq!(limits.cpu, cpu);
         assert_eq!(limits.pids, Some(-1));

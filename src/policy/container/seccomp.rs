@@ -13,13 +13,15 @@ use oci_spec::runtime::{
 };
 
 use super::findings::Findings;
-use super::seccomp_newer;
+use super::{Filters, seccomp_listener, seccomp_newer};
 use crate::policy::spec::Seccomp;
 use crate::problem::Problem;
 
 /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
 const FLAG_LOG: u32 = 1 << 1;
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
+const FLAG_NEW_LISTENER: u32 = 1 << 3;
+const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 /// The kernel's largest errno; what is above would be cut.
 const MAX_ERRNO: u32 = 4095;
@@ -30,31 +32,87 @@ const MANY_RULES: usize = 32;
 /// `struct sock_filter` has so many bytes.
 const INSTRUCTION: usize = 8;
 
+/// The words of the specification, each of which is probed before it is said
+/// to be supported (`features`).
+pub(super) const ACTIONS: &[&str] = &[
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+pub(super) const OPERATORS: &[&str] = &[
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
+pub(super) const ARCHITECTURES: &[&str] = &[
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];
+pub(super) const FLAGS: &[&str] = &[
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+
 /// Compiles the filter; `None` when there are problems.
 ///
 /// As runc: a system call that libseccomp does not know is left out (with a
 /// warning), and so is a rule that says what the default says; comparisons of
 /// one argument with several values are alternatives; and what is newer than
 /// the profile does not exist ([`seccomp_newer`]).
-pub(super) fn check(asked: &Asked, found: &mut Findings) -> Option<Seccomp> {
-    listener(asked, found);
-    let flags = flags(asked, found);
+pub(super) fn check(asked: &Asked, filters: &dyn Filters, found: &mut Findings) -> Option<Seccomp> {
+    let listener = seccomp_listener::check(asked, found);
+    let mut flags = flags(asked, listener.is_some(), found);
+    if listener.is_some() {
+        flags |= FLAG_NEW_LISTENER;
+    }
     let default = action(
-        "linux.seccomp.defaultAction",
         asked.default_action(),
         ("linux.seccomp.defaultErrnoRet", asked.default_errno_ret()),
         found,
     );
     let rules = rules(asked, found);
     let (default, rules) = (default?, rules?);
-    match compile(asked, default, &rules) {
+    match compiled(asked, default, &rules, filters) {
         Ok(program) if program.len() / INSTRUCTION > MAX_INSTRUCTIONS => {
             found.refuse("linux.seccomp", "its program is longer than the kernel takes");
             None
         }
         Ok(program) => {
             let summary = summary(default, rules.len(), program.len() / INSTRUCTION);
-            Some(Seccomp { program, flags, summary })
+            Some(Seccomp { program, flags, summary, listener })
         }
         Err(problem) => {
             found.push(problem);
@@ -67,19 +125,10 @@ fn summary(default: ScmpAction, rules: usize, instructions: usize) -> String {
     format!("default {default:?}, {rules} rules, {instructions} instructions")
 }
 
-fn listener(asked: &Asked, found: &mut Findings) {
-    if asked.listener_path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()) {
-        found.unsupported("linux.seccomp.listenerPath");
-    }
-    if asked.listener_metadata().as_ref().is_some_and(|m| !m.is_empty()) {
-        found.unsupported("linux.seccomp.listenerMetadata");
-    }
-}
-
 /// runc's default is `SPEC_ALLOW`, which spares the job a slow mitigation
 /// that the kernel itself no longer ties to seccomp. `TSYNC` is about threads,
 /// of which a starting process has one.
-fn flags(asked: &Asked, found: &mut Findings) -> u32 {
+fn flags(asked: &Asked, listened: bool, found: &mut Findings) -> u32 {
     let Some(list) = asked.flags() else {
         return FLAG_SPEC_ALLOW;
     };
@@ -89,9 +138,13 @@ fn flags(asked: &Asked, found: &mut Findings) -> u32 {
             Flag::SeccompFilterFlagLog => flags |= FLAG_LOG,
             Flag::SeccompFilterFlagSpecAllow => flags |= FLAG_SPEC_ALLOW,
             Flag::SeccompFilterFlagTsync => {}
-            // It is about a listener only.
+            Flag::SeccompFilterFlagWaitKillableRecv if listened => {
+                flags |= FLAG_WAIT_KILLABLE_RECV;
+            }
+            // seccomp(2) refuses it without a listener.
             Flag::SeccompFilterFlagWaitKillableRecv => {
-                found.unsupported(format_args!("linux.seccomp.flags[{index}]: {flag}"));
+                let field = format!("linux.seccomp.flags[{index}]");
+                found.warn(field, format!("{flag}: no call has SCMP_ACT_NOTIFY; ignored"));
             }
         }
     }
@@ -101,7 +154,6 @@ fn flags(asked: &Asked, found: &mut Findings) -> u32 {
 /// # Arguments
 /// * `errno` - the field of the error number, and its value
 fn action(
-    field: &str,
     asked: Action,
     (errno_field, errno): (&str, Option<u32>),
     found: &mut Findings,
@@ -126,10 +178,7 @@ fn action(
         Action::ScmpActTrace => ScmpAction::Trace(errno),
         Action::ScmpActLog => ScmpAction::Log,
         Action::ScmpActAllow => ScmpAction::Allow,
-        Action::ScmpActNotify => {
-            found.unsupported(format_args!("{field}: {asked}"));
-            return None;
-        }
+        Action::ScmpActNotify => ScmpAction::Notify,
     })
 }
 
@@ -150,7 +199,7 @@ fn rules(asked: &Asked, found: &mut Findings) -> Option<Vec<Rule>> {
         let field = format!("linux.seccomp.syscalls[{index}]");
         let errno_field = format!("{field}.errnoRet");
         let errno = (errno_field.as_str(), entry.errno_ret());
-        let action = action(&format!("{field}.action"), entry.action(), errno, found);
+        let action = action(entry.action(), errno, found);
         let alternatives = alternatives(&field, entry, found);
         let (Some(action), Some(alternatives)) = (action, alternatives) else {
             fine = false;
@@ -226,6 +275,45 @@ fn comparison(arg: &LinuxSeccompArg) -> ScmpArgCompare {
     };
     // An index was held to 0..=5 before.
     ScmpArgCompare::new(u32::try_from(arg.index()).unwrap_or(0), op, datum)
+}
+
+/// From `filters`, or compiled and kept there: libseccomp takes longer than
+/// the whole rest of a start for a profile of the usual size.
+fn compiled(
+    asked: &Asked,
+    default: ScmpAction,
+    rules: &[Rule],
+    filters: &dyn Filters,
+) -> Result<Vec<u8>, Problem> {
+    let request = if rules.len() > MANY_RULES { request(asked) } else { None };
+    let Some(request) = request else { return compile(asked, default, rules) };
+    let whole = |p: &Vec<u8>| !p.is_empty() && p.len().is_multiple_of(INSTRUCTION);
+    if let Some(program) = filters.load(&request).filter(whole) {
+        return Ok(program);
+    }
+    let program = compile(asked, default, rules)?;
+    filters.keep(&request, &program);
+    Ok(program)
+}
+
+/// All that a compiled filter depends on, as one text: the profile, and who
+/// compiles it for what.
+fn request(asked: &Asked) -> Option<Vec<u8>> {
+    let library = libseccomp::ScmpVersion::current().ok()?;
+    let kernel = nix::sys::utsname::uname().ok()?;
+    let mut text = format!(
+        "denovo {} libseccomp {}.{}.{} linux {} {:?}\n",
+        env!("CARGO_PKG_VERSION"),
+        library.major,
+        library.minor,
+        library.micro,
+        // What it refuses is not compiled in (SCMP_ACT_LOG before 4.14).
+        kernel.release().to_string_lossy(),
+        ScmpArch::native(),
+    )
+    .into_bytes();
+    serde_json::to_writer(&mut text, asked).ok()?;
+    Some(text)
 }
 
 fn compile(asked: &Asked, default: ScmpAction, rules: &[Rule]) -> Result<Vec<u8>, Problem> {
@@ -428,24 +516,6 @@ mod tests {
             |rule: Value| with(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
         let arg = json!([{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]);
         assert_problems(&[
-            (
-                with(json!({"defaultAction": "SCMP_ACT_NOTIFY"})),
-                &["linux.seccomp.defaultAction: SCMP_ACT_NOTIFY: not supported"],
-            ),
-            (
-                rule(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"})),
-                &["linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY: not supported"],
-            ),
-            (
-                with(json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x",
-                    "listenerMetadata": "y"})),
-                &["linux.seccomp.listenerPath: not", "linux.seccomp.listenerMetadata: not"],
-            ),
-            (
-                with(json!({"defaultAction": "SCMP_ACT_ALLOW",
-                    "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]})),
-                &["linux.seccomp.flags[0]: "],
-            ),
             (
                 with(json!({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1})),
                 &["linux.seccomp.defaultErrnoRet: the action SCMP_ACT_ALLOW returns no"],

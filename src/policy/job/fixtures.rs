@@ -24,6 +24,7 @@ pub(super) const MASKED: &[&str] = &[
     "/proc/scsi",
     "/proc/softirqs",
     "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
     "/proc/timer_stats",
 ];
 
@@ -86,6 +87,8 @@ fn bind(source: &str, destination: &str, readonly: bool, optional: bool) -> Fixt
         attributes: MountAttributes { set_recursive: set, ..MountAttributes::default() },
         propagation: Vec::new(),
         optional,
+        id_map: None,
+        label: None,
     })
 }
 
@@ -102,6 +105,8 @@ fn new(fstype: &str, destination: &str, flags: u64, data: &str) -> Fixture {
         attributes: MountAttributes::default(),
         propagation: Vec::new(),
         optional: false,
+        id_map: None,
+        label: None,
     })
 }
 

@@ -31,7 +31,8 @@ pub enum Source {
     /// The node's own distribution as if freshly installed.
     Host(Distribution),
     /// A bundle's root, with the variables of its image and its account files.
-    Bundle { root: PathBuf, passwd: String, group: String, memory: u64 },
+    /// `handed`: the root is a mount attached nowhere, by its descriptor.
+    Bundle { root: PathBuf, handed: bool, passwd: String, group: String, memory: u64 },
 }
 
 /// Everything that decides what the environment is.
@@ -80,8 +81,9 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
     };
     let root = match case.source {
         Source::Host(_) => Root::Empty { writes },
-        Source::Bundle { root, .. } => Root::Overlay {
+        Source::Bundle { root, handed, .. } => Root::Overlay {
             lower: CText::lossy(root.as_os_str().as_encoded_bytes()),
+            handed: *handed,
             writes,
             own: fixtures::over_image(case),
         },
@@ -102,6 +104,8 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
         masked_paths: fixtures::MASKED.iter().map(|p| CText::lossy(*p)).collect(),
         readonly_paths: fixtures::READONLY.iter().map(|p| CText::lossy(*p)).collect(),
         cgroup,
+        intel_rdt: None,
+        net_devices: Vec::new(),
         seccomp: None,
         hooks: Hooks::default(),
         process: None,
@@ -183,42 +187,46 @@ fn namespaces(case: &Case<'_>, warnings: &mut Vec<String>) -> Namespaces {
     }
 }
 
-/// Root's environments have their groups at the top, as /denovo-ID; a user's where the
-/// user may make some. Without any, affinity holds the CPUs, and the rest is
-/// said to be missing in one line.
+/// Root's environments have their groups at the top, as /denovo-ID; a user's
+/// where the user may make some. What no group of the user's can hold is said
+/// in one line; CPUs are held by affinity then.
 fn cgroup(case: &Case<'_>, warnings: &mut Vec<String>) -> (Cgroup, Option<Vec<u32>>) {
     let request = case.request;
+    let path = group_path(case);
+    let holds = |controller: &str| {
+        let v2 = case.facts.cgroups.v2.as_ref();
+        case.by_root()
+            || path.is_some()
+                && v2.is_some_and(|v2| v2.own_controllers.iter().any(|c| c == controller))
+    };
+    let mut missing = Vec::new();
+    let mut amount = |asked: Option<u64>, option: &'static str, controller: &str| {
+        if asked.is_some() && !holds(controller) {
+            missing.push(option);
+        }
+        asked.filter(|_| holds(controller)).and_then(|n| i64::try_from(n).ok())
+    };
+    let memory = amount(request.memory, "--memory", "memory");
+    let pids = amount(request.pids, "--pids", "pids");
+    let cpus = case.cpus.filter(|_| holds("cpuset"));
+    if !missing.is_empty() {
+        warnings.push(format!(
+            "{} cannot be held: this user has no control group of its own here that can; \
+             a site gives one by delegation (systemd: Delegate=yes), or starts the job as root",
+            missing.join(" and ")
+        ));
+    }
     let limits = Limits {
-        cpu: Cpu { cpus: case.cpus.map(super::cpus::format_list), ..Cpu::default() },
-        memory: Memory {
-            limit: request.memory.and_then(|b| i64::try_from(b).ok()),
-            // Memory and swap together: none beyond the memory.
-            swap: request.memory.and_then(|b| i64::try_from(b).ok()),
-            ..Memory::default()
-        },
-        pids: request.pids.and_then(|n| i64::try_from(n).ok()),
+        cpu: Cpu { cpus: cpus.map(super::cpus::format_list), ..Cpu::default() },
+        // Memory and swap together: none beyond the memory.
+        memory: Memory { limit: memory, swap: memory, ..Memory::default() },
+        pids,
         ..Limits::default()
     };
-    let path = group_path(case);
-    let Some(path) = path else {
-        let missing: Vec<&str> =
-            [("--memory", request.memory.is_some()), ("--pids", request.pids.is_some())]
-                .into_iter()
-                .filter_map(|(name, asked)| asked.then_some(name))
-                .collect();
-        if !missing.is_empty() {
-            warnings.push(format!(
-                "{} cannot be held: this user has no control group of its own here; \
-                 a site gives one by delegation (systemd: Delegate=yes), or starts the job as root",
-                missing.join(" and ")
-            ));
-        }
-        let none =
-            Cgroup { path: None, limits: Limits::default(), best_effort: true, delegate_to: None };
-        return (none, case.cpus.map(<[u32]>::to_vec));
-    };
+    let affinity = case.cpus.filter(|_| cpus.is_none()).map(<[u32]>::to_vec);
     let delegate_to = (case.by_root() && case.person.uid != 0).then_some(case.person.uid);
-    (Cgroup { path: Some(path), limits, best_effort: false, delegate_to }, None)
+    let best_effort = !case.by_root() && limits.is_empty();
+    (Cgroup { path, limits, best_effort, delegate_to }, affinity)
 }
 
 fn group_path(case: &Case<'_>) -> Option<String> {

@@ -122,7 +122,7 @@ fn start_inside(
     let (mut fds, kinds) = (fds.into_iter(), &entry.namespaces);
     let namespaces: Vec<OwnedFd> = fds.by_ref().take(kinds.len()).collect();
     let v1_tasks: Vec<OwnedFd> = fds.by_ref().take(entry.v1_doors).collect();
-    let doors = Doors { v1_tasks, v2_dir: fds.next() };
+    let doors = Doors { v1_tasks, v2_dir: fds.next(), holder: None };
     let join = kinds
         .iter()
         .zip(&namespaces)

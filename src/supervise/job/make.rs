@@ -16,8 +16,10 @@ use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
 use crate::request::job::JobRequest;
 use crate::supervise::container::Refusal;
+use crate::supervise::image as from_store;
 use crate::supervise::monitor::{self, Orders};
 use crate::supervise::stage;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,6 +32,33 @@ struct Prepared {
     bundle: String,
     scratch: Option<PathBuf>,
     cpus: Vec<u32>,
+    image: FromImage,
+}
+
+/// What a start from an image holds on to.
+#[derive(Default)]
+struct FromImage {
+    handed: Option<OwnedFd>,
+    mount: Option<PathBuf>,
+    /// For an explanation.
+    lines: Vec<String>,
+}
+
+fn from_image(
+    jobs: &Jobs,
+    id: &str,
+    wanted: &str,
+    dry: bool,
+    warn: &dyn Fn(&str),
+) -> Result<(image::Found, FromImage), Problems> {
+    if dry {
+        let (image, lines) = from_store::explain(wanted)?;
+        return Ok((image::Found::Bundle(image), FromImage { lines, ..FromImage::default() }));
+    }
+    let base = jobs.root().parent().unwrap_or(jobs.root());
+    let ready = from_store::acquire(base, id, wanted, warn)?;
+    let held = FromImage { handed: ready.handed, mount: ready.mount, lines: Vec::new() };
+    Ok((image::Found::Bundle(ready.image), held))
 }
 
 fn prepare(
@@ -38,6 +67,7 @@ fn prepare(
     request: &JobRequest,
     facts: &Facts,
     dry: bool,
+    warn: &dyn Fn(&str),
 ) -> Result<Prepared, Problems> {
     let person = person(request, facts).map_err(|p| vec![p])?;
     let memory = hardware::memory_total().unwrap_or(1 << 30);
@@ -48,16 +78,24 @@ fn prepare(
         .map_err(|e| {
             vec![Problem::kernel(format!("acting as uid {}: {}", person.uid, e.desc()))]
         })?;
-    let found = image::resolve(request.bundle.as_deref())?;
+    let bundle = match request.image {
+        Some(_) => None,
+        None => Some(image::resolve(request.bundle.as_deref())?),
+    };
     drop(acting);
+    let cpus = choose_cpus(jobs, request, facts).map_err(|p| vec![p])?;
+    let (found, from_image) = match (&request.image, bundle) {
+        (Some(wanted), _) => from_image(jobs, id, wanted, dry, warn)?,
+        (None, found) => (found.unwrap_or(image::Found::Host), FromImage::default()),
+    };
     let (source, env, bundle) = match found {
         image::Found::Host => (Source::Host(Distribution::read()), Vec::new(), "host".to_owned()),
         image::Found::Bundle(b) => {
-            let source = Source::Bundle { root: b.root, passwd: b.passwd, group: b.group, memory };
+            let (root, handed) = (b.root, from_image.handed.is_some());
+            let source = Source::Bundle { root, handed, passwd: b.passwd, group: b.group, memory };
             (source, b.env, b.name)
         }
     };
-    let cpus = choose_cpus(jobs, request, facts).map_err(|p| vec![p])?;
     // Root's own directory is none of the job's user's business.
     let own = person.uid == facts.caller.uid && request.granted.is_none();
     let here = || std::env::current_dir().ok().map(|p| p.display().to_string());
@@ -65,7 +103,13 @@ fn prepare(
     let scratch = match &request.scratch {
         Some(dir) if dry => Some(dir.join(format!("denovo-{id}-PID"))),
         Some(dir) => {
-            Some(stage::make_scratch(dir, id, (person.uid, person.gid)).map_err(|p| vec![p])?)
+            let made = stage::make_scratch(dir, id, (person.uid, person.gid));
+            Some(made.map_err(|p| {
+                if let Some(mount) = &from_image.mount {
+                    from_store::release(mount, id);
+                }
+                vec![p]
+            })?)
         }
         None => None,
     };
@@ -106,8 +150,12 @@ fn prepare(
             bundle,
             scratch,
             cpus: cpus.unwrap_or_default(),
+            image: from_image,
         }),
         Err(problems) => {
+            if let Some(mount) = from_image.mount {
+                from_store::release(&mount, id);
+            }
             if let Some(dir) = scratch.filter(|_| !dry) {
                 let _ = std::fs::remove_dir(dir);
             }
@@ -126,7 +174,7 @@ pub fn explain(base: &Path, request: &JobRequest, facts: &Facts) -> Result<Vec<S
     if places(base).iter().any(|jobs| connect_to(jobs, &id).is_some()) {
         return Ok(vec![format!("join the environment of job {id}, which is there")]);
     }
-    let prepared = prepare(&jobs, &id, request, facts, true)?;
+    let prepared = prepare(&jobs, &id, request, facts, true, &|_| {})?;
     let mut lines =
         vec![format!("make directory {}; undone by removing it", jobs.directory(&id).display())];
     lines.extend(
@@ -135,6 +183,7 @@ pub fn explain(base: &Path, request: &JobRequest, facts: &Facts) -> Result<Vec<S
             .iter()
             .map(|d| format!("make directory {}; undone by removing it", d.display())),
     );
+    lines.extend(prepared.image.lines);
     lines.extend(prepared.plan.lines());
     lines.extend(prepared.decided.warnings.iter().map(|w| format!("not held: {w}")));
     Ok(lines)
@@ -153,11 +202,14 @@ pub(super) fn make(
     // What others left when they crashed; who holds a lock is not waited for.
     let _ = stage::collect_jobs(jobs, |other| other != id);
     let facts = Facts::read()?;
-    let prepared = prepare(jobs, id, request, &facts, false)?;
+    let prepared = prepare(jobs, id, request, &facts, false, warn)?;
     prepared.decided.warnings.iter().for_each(|w| warn(w));
     prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
     let scratch = prepared.scratch.clone();
     if let Err(problem) = jobs.make(id) {
+        if let Some(mount) = &prepared.image.mount {
+            from_store::release(mount, id);
+        }
         if let Some(dir) = scratch {
             let _ = std::fs::remove_dir(dir);
         }
@@ -178,6 +230,7 @@ pub(super) fn make(
         persistent,
         scratch: prepared.scratch,
         granted: request.granted.clone(),
+        image_mount: prepared.image.mount,
     };
     let orders = Orders {
         jobs: jobs.clone(),
@@ -186,6 +239,7 @@ pub(super) fn make(
         groups: prepared.person.groups,
         env: prepared.env,
         affinity: prepared.decided.affinity,
+        image: prepared.image.handed,
         asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;

@@ -344,12 +344,14 @@ fn check_same(
     entry: &Entry,
     warn: &dyn Fn(&str),
 ) -> Result<(), Problem> {
-    match &request.bundle {
-        Some(wanted) if image::name_of(wanted) != entry.bundle => Err(Problem::user(format!(
-            "job {id:?} runs bundle {:?} on this node, not {wanted:?}",
+    let bundle = request.bundle.as_deref().map(image::name_of);
+    let wanted = bundle.or_else(|| request.image.as_deref().map(super::image::name_of));
+    match &wanted {
+        Some(wanted) if *wanted != entry.bundle => Err(Problem::user(format!(
+            "job {id:?} runs {:?} on this node, not {wanted:?}",
             entry.bundle
         ))
-        .hint("leave --bundle out to join it, or choose another --id")),
+        .hint("leave --bundle and --image out to join it, or choose another --id")),
         _ => {
             let late = request.differing(&entry.asked);
             if !late.is_empty() {

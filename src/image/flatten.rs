@@ -1,0 +1,297 @@
+//! An image becomes one file: a squashfs with zstd, whose digest is its name.
+//!
+//! The merged tree goes to mksquashfs(1) as a tar stream, so that nothing is
+//! ever unpacked; it compresses with all cores. docs/decisions says why
+//! squashfs, and why at this level.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use super::merge::{self, Layer, Progress, Sink, Tree};
+use super::store::Flat;
+use super::tar::{Entry, Writer};
+use super::{Digest, Store};
+use crate::problem::Problem;
+
+/// Compressed well enough by the fastest level: a higher one costs more time
+/// than it saves in reading.
+const LEVEL: &str = "1";
+
+/// Memory that mksquashfs may fill with data on its way.
+const MEMORY: &str = "64M";
+
+/// Writes a tree as tar entries.
+pub struct TarSink<W: Write> {
+    writer: Writer<W>,
+    /// The root has no entry where the reader cannot take one.
+    root: bool,
+}
+
+impl<W: Write> TarSink<W> {
+    pub fn new(sink: W, root: bool) -> Self {
+        Self { writer: Writer::new(sink), root }
+    }
+
+    /// # Errors
+    /// What the sink says.
+    pub fn finish(self) -> std::io::Result<W> {
+        self.writer.finish()
+    }
+}
+
+impl<W: Write> Sink for TarSink<W> {
+    fn node(&mut self, entry: &Entry) -> Result<(), Problem> {
+        if entry.path.is_root() && !self.root {
+            return Ok(());
+        }
+        self.writer.entry(entry, &mut std::io::empty()).map_err(|e| stream(&e))
+    }
+
+    fn file(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), Problem> {
+        self.writer.entry(entry, data).map_err(|e| stream(&e))
+    }
+}
+
+fn stream(why: &std::io::Error) -> Problem {
+    Problem::site(format!("writing the image's tree: {why}"))
+}
+
+/// Flattens an image and notes the file with its manifest.
+///
+/// # Errors
+/// mksquashfs is not there or fails; a layer is damaged; the disk is full.
+pub fn flatten(
+    store: &Store,
+    manifest: &Digest,
+    layers: &[Layer],
+    tree: &Tree,
+    progress: Progress<'_>,
+) -> Result<Flat, Problem> {
+    let temporary = store.temporary("flat")?;
+    squash(store, layers, tree, temporary.path(), progress)?;
+    let (file, size) = temporary.adopt()?;
+    let flat = Flat { manifest: manifest.clone(), file, format: "squashfs".into(), size };
+    store.set_flat(&flat)?;
+    Ok(flat)
+}
+
+/// Writes a tree as a squashfs to `to`.
+///
+/// # Errors
+/// As [`flatten`].
+pub fn squash(
+    store: &Store,
+    layers: &[Layer],
+    tree: &Tree,
+    to: &Path,
+    progress: Progress<'_>,
+) -> Result<(), Problem> {
+    let mut command = tool("mksquashfs", "squashfs-tools")?;
+    command.arg("-").arg(to);
+    command.args(["-tar", "-noappend", "-quiet", "-no-progress", "-comp", "zstd"]);
+    command.args(["-Xcompression-level", LEVEL, "-mem", MEMORY, "-mkfs-time", "0"]);
+    // Inodes as they are: they are few bytes, looked at often, and the time
+    // of the root's is to be set.
+    command.arg("-noI");
+    // The root has no entry of its own there.
+    if let Some(root) = tree.directories().next() {
+        command.arg("-root-mode").arg(format!("{:o}", root.mode));
+        command.arg("-root-uid").arg(root.uid.to_string());
+        command.arg("-root-gid").arg(root.gid.to_string());
+    }
+    let time = tree.directories().next().map_or(0, |root| root.mtime);
+    feed(command, "mksquashfs", |input| {
+        let mut sink = Clamped(TarSink::new(input, false));
+        merge::emit(store, layers, tree, &mut sink, progress)?;
+        sink.0.finish().map(drop).map_err(|e| stream(&e))
+    })?;
+    set_root_time(to, time.clamp(0, i64::from(u32::MAX)) as u32).map_err(|e| stream(&e))
+}
+
+/// Sets the root's time of change, in seconds since 1970: until 4.6
+/// mksquashfs takes the present for it where it reads a tar, and two images
+/// of the same layers would differ (kernel document filesystems/squashfs,
+/// "Inodes"; the layout is that of `squashfs_base_inode`).
+fn set_root_time(path: &Path, time: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = File::options().read(true).write(true).open(path)?;
+    let number = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).map(|()| u64::from_le_bytes(bytes))
+    };
+    let (root, table) = (number(32)?, number(64)?);
+    let block = table + (root >> 16);
+    let mut header = [0; 2];
+    file.read_exact_at(&mut header, block)?;
+    if u16::from_le_bytes(header) & 0x8000 == 0 {
+        return Err(std::io::Error::other("mksquashfs compressed the inodes"));
+    }
+    file.write_all_at(&time.to_le_bytes(), block + 2 + (root & 0xffff) + 8)
+}
+
+/// squashfs has times from 1970 on, in 32 bits.
+struct Clamped<W: Write>(TarSink<W>);
+
+impl<W: Write> Sink for Clamped<W> {
+    fn node(&mut self, entry: &Entry) -> Result<(), Problem> {
+        self.0.node(&clamped(entry))
+    }
+
+    fn file(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), Problem> {
+        self.0.file(&clamped(entry), data)
+    }
+}
+
+fn clamped(entry: &Entry) -> std::borrow::Cow<'_, Entry> {
+    let most = i64::from(u32::MAX);
+    if (0..=most).contains(&entry.mtime) {
+        return std::borrow::Cow::Borrowed(entry);
+    }
+    std::borrow::Cow::Owned(Entry { mtime: entry.mtime.clamp(0, most), ..entry.clone() })
+}
+
+/// Writes a tree as an erofs to `to`, by way of a tar file: mkfs.erofs(1)
+/// reads its input twice.
+///
+/// # Errors
+/// mkfs.erofs is not there, is older than 1.7 (which reads no tar), or fails.
+pub fn erofs(
+    store: &Store,
+    layers: &[Layer],
+    tree: &Tree,
+    to: &Path,
+    progress: Progress<'_>,
+) -> Result<(), Problem> {
+    let mut command = tool("mkfs.erofs", "erofs-utils")?;
+    let help = Command::new("mkfs.erofs").arg("--help").output();
+    let text = help.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if !text.contains("--tar") {
+        return Err(Problem::site("mkfs.erofs of this node is too old to read a tar stream")
+            .hint("erofs-utils 1.7 or newer can; export as squashfs or tar instead"));
+    }
+    let temporary = store.temporary("erofs")?;
+    let file = File::create(temporary.path()).map_err(|e| stream(&e))?;
+    let mut sink = TarSink::new(BufWriter::with_capacity(1 << 17, file), true);
+    merge::emit(store, layers, tree, &mut sink, progress)?;
+    sink.finish().map_err(|e| stream(&e))?;
+    command.args(["--tar=f", "-zlz4", "-T0", "--quiet"]).arg(to).arg(temporary.path());
+    let child = command.stdin(Stdio::null()).spawn();
+    wait(child.map_err(|e| cannot_start("mkfs.erofs", &e))?, "mkfs.erofs")
+}
+
+/// A program of the node with nothing of the caller's environment: what it
+/// makes must depend on the image alone.
+fn tool(name: &str, package: &str) -> Result<Command, Problem> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<std::path::PathBuf> = std::env::split_paths(&path).collect();
+    places.extend(["/usr/bin", "/usr/sbin"].map(Into::into));
+    let found = places.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
+    let found = found.ok_or_else(|| {
+        Problem::site(format!("{name}: is not on this node"))
+            .hint(format!("Debian has it in {package}; it is needed where images are brought in, not where jobs run"))
+    })?;
+    let mut command = Command::new(found);
+    command.env_clear().env("PATH", path).env("LC_ALL", "C");
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    Ok(command)
+}
+
+/// Runs a program with what `write` gives it on its standard input.
+fn feed(
+    mut command: Command,
+    name: &str,
+    write: impl FnOnce(BufWriter<ChildStdin>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let mut child = command.stdin(Stdio::piped()).spawn().map_err(|e| cannot_start(name, &e))?;
+    let input = child.stdin.take().ok_or_else(|| Problem::ours("no pipe to a child"))?;
+    // A pipe holds 64 KiB unless asked; a larger one lets both sides run.
+    let _ = rustix::pipe::fcntl_setpipe_size(&input, 1 << 20);
+    let written = write(BufWriter::with_capacity(1 << 17, input));
+    let failed = written.is_err();
+    if failed {
+        // The end of its input must not look like the end of the image.
+        let _ = child.kill();
+    }
+    match (wait(child, name), written) {
+        // It went first: its words say why writing to it failed.
+        (Err(said), Err(ours)) if ours.message.contains("Broken pipe") => Err(said),
+        (_, Err(ours)) => Err(ours),
+        (ended, Ok(())) => ended,
+    }
+}
+
+fn wait(mut child: Child, name: &str) -> Result<(), Problem> {
+    let mut words = String::new();
+    if let Some(mut err) = child.stderr.take() {
+        let _ = err.by_ref().take(1 << 16).read_to_string(&mut words);
+        let _ = std::io::copy(&mut err, &mut std::io::sink());
+    }
+    let status = child.wait().map_err(|e| cannot_start(name, &e))?;
+    if status.success() {
+        return Ok(());
+    }
+    let last = words.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>();
+    let tail = last[last.len().saturating_sub(3)..].join("; ");
+    let problem = Problem::site(format!("{name} failed ({status}): {tail}"));
+    Err(if tail.contains("No space left") || tail.contains("Failed to write") {
+        problem.hint("the disk is full: denovo image gc removes what no name leads to")
+    } else {
+        problem
+    })
+}
+
+fn cannot_start(name: &str, why: &std::io::Error) -> Problem {
+    Problem::site(format!("{name}: cannot be run: {why}"))
+}
+
+/// A squashfs as a stream of tar entries, by sqfs2tar(1).
+///
+/// # Errors
+/// It is not on this node.
+pub fn read_squashfs(file: File) -> Result<SquashfsReader, Problem> {
+    let mut command = tool("sqfs2tar", "squashfs-tools-ng")?;
+    // Its own descriptor 0: whatever the file is called by then.
+    let child = command
+        .arg("--no-skip")
+        .arg("/proc/self/fd/0")
+        .stdin(Stdio::from(file))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| cannot_start("sqfs2tar", &e))?;
+    Ok(SquashfsReader { child })
+}
+
+/// Reads what sqfs2tar writes; its failure is an error at the end.
+pub struct SquashfsReader {
+    child: Child,
+}
+
+impl Read for SquashfsReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = match self.child.stdout.as_mut() {
+            Some(out) => out.read(buffer)?,
+            None => 0,
+        };
+        if n == 0 && !buffer.is_empty() {
+            let status = self.child.wait()?;
+            if !status.success() {
+                return Err(std::io::Error::other(format!("sqfs2tar failed ({status})")));
+            }
+        }
+        Ok(n)
+    }
+}
+
+impl Drop for SquashfsReader {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a squashfs begins with (kernel document filesystems/squashfs).
+pub const SQUASHFS_MAGIC: &[u8; 4] = b"hsqs";

@@ -1,0 +1,95 @@
+//! The store when something goes wrong.
+
+use std::time::Duration;
+
+use crate::common::until;
+use crate::help::{Shop, TREE};
+
+#[test]
+fn a_full_disk_is_said_and_loses_nothing() {
+    let Some(shop) = Shop::root("a_full_disk_is_said_and_loses_nothing") else { return };
+    let ran = shop.run(&format!(
+        r#"{TREE}
+        mkdir small; mount -t tmpfs -o size=20M small small
+        d image import tree one --store small/store >/dev/null
+        dd if=/dev/urandom of=tree/data/big bs=1M count=16 status=none; mksquashfs tree big.sqfs -quiet -no-progress >/dev/null
+        d image import tree two --store small/store 2>err && echo imported; cat err
+        d image import big.sqfs two --store small/store 2>err && echo imported; cat err
+        ls small/store/incoming | wc -l
+        d image list --json --store small/store | jq -r '.[].name'; d image verify --store small/store; d image gc --all --store small/store
+        umount small"#
+    ));
+    let said = ran.expect(0, "full").out();
+    assert!(!said.contains("imported"), "{said}");
+    assert!(
+        said.matches("no space left").count() == 2 && said.contains("denovo image gc"),
+        "{said}"
+    );
+    assert!(said.contains("\n0\none:latest\n") && said.contains(": whole"), "{said}");
+}
+
+#[test]
+fn an_interrupted_import_leaves_nothing() {
+    let Some(shop) = Shop::root("an_interrupted_import_leaves_nothing") else { return };
+    for signal in [libc_signal::INT, libc_signal::TERM] {
+        let script = r#"mkfifo -m 600 pipe 2>/dev/null || true; exec 6<>pipe; head -c 300000 /dev/zero >&6 & exec "$0" image import - x <pipe"#;
+        let script =
+            script.replace("\"$0\"", &format!("'{}'", crate::common::binary(false).display()));
+        let going = shop.start(shop.shell(&[], &script));
+        let incoming = shop.work().join("var/lib/images/incoming");
+        let entries = || std::fs::read_dir(&incoming).map_or(0, Iterator::count);
+        until("the import is at work", || entries() == 1);
+        std::thread::sleep(Duration::from_millis(50));
+        going.signal(signal);
+        assert_eq!(going.wait().code(), 128 + signal);
+        assert_eq!(entries(), 0);
+    }
+}
+
+mod libc_signal {
+    pub const INT: i32 = 2;
+    pub const TERM: i32 = 15;
+}
+
+#[test]
+fn what_a_killed_import_left_is_swept() {
+    let Some(shop) = Shop::root("what_a_killed_import_left_is_swept") else { return };
+    let said = shop.see(&format!(
+        r#"{TREE}
+        mkfifo pipe; exec 6<>pipe; head -c 60000 /dev/zero >&6
+        d image import - x <pipe & sleep 0.5; kill -9 $(pgrep -P $! || echo $!) 2>/dev/null || true; kill -9 $! 2>/dev/null || true; wait || true
+        ls "$W/var/lib/images/incoming" | wc -l
+        d image import tree img >/dev/null; ls "$W/var/lib/images/incoming" | wc -l
+        d image verify | sed 's/.*: //'"#
+    ));
+    assert_eq!(said, "1\n0\nwhole");
+}
+
+#[test]
+fn names_space_and_damage_are_looked_after() {
+    let Some(shop) = Shop::root("names_space_and_damage_are_looked_after") else { return };
+    let said = shop.see(&format!(
+        r#"{TREE}
+        d image import tree one >/dev/null; d image tag one site.example/two:3 --json | jq -r .name
+        d image list --json | jq -c 'map(.name)'; d image du --json | jq '.spare'
+        d image remove one; d image remove one 2>&1 || echo refused
+        d image gc --all --json | jq -c '.removed'
+        d image remove site.example/two:3; d image gc --json | jq -c '[.removed, .young]'
+        d image gc --all --dry-run --json | jq '.removed | length'; d image gc --all --json | jq '.removed | length'
+        ls -R "$W/var/lib/images" | grep -c '^[0-9a-f]\{{64\}}' || true
+        d image import tree one >/dev/null; printf x >>$(ls $W/var/lib/images/blobs/sha256/* | head -n 1); d image verify 2>&1 || echo damaged
+        d image import tree 'Bad Name' 2>&1 || true; d image import /dev/null x 2>&1 || true"#
+    ));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines[..3],
+        ["site.example/two:3", r#"["one:latest","site.example/two:3"]"#, "0"],
+        "{said}"
+    );
+    assert!(lines[3].contains("there is none of this name"), "{said}");
+    for line in ["refused", "[]", "[[],4]", "4", "0", "damaged"] {
+        assert!(lines.contains(&line), "{line:?} in {said}");
+    }
+    assert!(said.contains("the file under this digest is sha256:"), "{said}");
+    assert!(said.contains("no root file system"), "{said}");
+}
