@@ -120,7 +120,7 @@ fn arrive(spank: Spank, words: &[String], state: &mut State) -> Result<(), Strin
     match found {
         Ok(Prolog::Step(step)) => {
             let asked = state.image.as_ref().or(state.bundle.as_ref());
-            if let Some(asked) = asked.filter(|a| **a != step.bundle && !a.contains('/')) {
+            if let Some(asked) = asked.filter(|a| **a != step.bundle) {
                 state.refused = Some(format!(
                     "denovo: job {} runs in {} on this node, not in {asked}: --image and --bundle \
                      are for the job, not for a step of it",

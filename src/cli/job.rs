@@ -309,7 +309,7 @@ fn list(all: &[Seen], as_json: bool) -> Result<i32, Refusal> {
 }
 
 fn receipt(id: &str, as_json: bool) -> Result<i32, Refusal> {
-    let site = crate::request::scheduler::site::load()?;
+    let site = crate::request::site::load()?.scheduler;
     let place = &site.receipts;
     let found = Receipts::new(place).load(id).ok_or_else(|| {
         Problem::user(format!("job {id:?}: no receipt of it in {} is yours", place.display()))

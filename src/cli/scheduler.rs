@@ -8,8 +8,9 @@ use clap::{Args, Subcommand};
 use super::Context;
 use super::say::out;
 use crate::problem::Problem;
-use crate::request::scheduler::site::{self, Scheduler};
+use crate::request::scheduler::site::Scheduler;
 use crate::request::scheduler::{slurm, slurm_config};
+use crate::request::site;
 use crate::supervise::container::Refusal;
 use crate::supervise::scheduler::{self, sentence};
 
@@ -52,7 +53,7 @@ pub fn prolog(context: &Context) -> Result<i32, Refusal> {
     if !context.explain {
         only_root()?;
     }
-    let site = site::load()?;
+    let site = settings("prolog")?;
     let call = slurm::call(variable)?;
     let wishes = slurm::wishes(variable, site.comment);
     if context.explain {
@@ -71,7 +72,7 @@ pub fn epilog(context: &Context) -> Result<i32, Refusal> {
     if !context.explain {
         only_root()?;
     }
-    let site = site::load()?;
+    let site = settings("epilog")?;
     let call = slurm::call(variable)?;
     if context.explain {
         context.print_plan(&[
@@ -83,6 +84,19 @@ pub fn epilog(context: &Context) -> Result<i32, Refusal> {
     let warn = |text: &str| context.voice.warn(text);
     carried_out(context, &site, &call.node, "epilog", || {
         scheduler::epilog(&context.base(), &site, &call, &warn)
+    })
+}
+
+/// What the site says; a file that is wrong drains the node with that reason.
+fn settings(what: &str) -> Result<Scheduler, Refusal> {
+    site::load().map(|site| site.scheduler).map_err(|problem| {
+        if nix::unistd::geteuid().is_root()
+            && let Ok(call) = slurm::call(variable)
+        {
+            let reason = format!("denovo {what}: {}", problem.message);
+            drain(&Scheduler::default(), &call.node, &reason);
+        }
+        problem.into()
     })
 }
 

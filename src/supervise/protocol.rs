@@ -79,6 +79,7 @@ pub struct Step {
     pub bounding: u64,
     /// Where no group can hold the processes on their CPUs.
     pub cpus: Option<Vec<u32>>,
+    /// The image or bundle that was asked for when it was made.
     pub bundle: String,
     /// Variables that mean nothing inside.
     pub unset: Vec<String>,

@@ -162,9 +162,12 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
     for text in &site.bind {
         binds.push(bind::parse(text)?);
     }
-    let bundle = wishes.bundle.clone().or_else(|| site.image.clone());
+    let (image, bundle) = match (&wishes.image, &wishes.bundle) {
+        (None, None) => (site.image.clone().filter(|name| name != "host"), None),
+        (image, bundle) => (image.clone(), bundle.clone()),
+    };
     // An image has no clients of this site's Slurm, unless the site says.
-    let host = bundle.as_deref().is_none_or(|name| name == "host");
+    let host = image.is_none() && bundle.as_deref().is_none_or(|name| name == "host");
     for path in nodes_files(host) {
         if !binds.iter().any(|b| b.destination == path) {
             binds.push(bind::parse(&format!("{path}:{path}:ro"))?);
@@ -185,6 +188,7 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
     granted.memory_follows = site.memory == site::Memory::Scheduler;
     Ok(JobRequest {
         id: Some(call.id()),
+        image,
         bundle,
         cpus: (site.cpus == site::Cpus::Choose).then_some(call.granted.cpus),
         memory,

@@ -18,6 +18,7 @@ pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>) -> Step {
     let host = orders.record.bundle == "host";
     let v1 = orders.plan.cgroup.groups.iter().filter(|g| g.at.version == Version::V1);
     let left = rank::left_outside(host);
+    let asked = orders.asked.image.clone().or_else(|| orders.asked.bundle.clone());
     Step {
         namespaces,
         v1_doors: v1.map(|group| group.controllers.clone()).collect(),
@@ -25,7 +26,7 @@ pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>) -> Step {
         uid: orders.record.uid,
         bounding: rank::bounding(orders.record.uid),
         cpus: orders.affinity.clone(),
-        bundle: orders.record.bundle.clone(),
+        bundle: asked.unwrap_or_else(|| "host".to_owned()),
         unset: left.map(str::to_owned).collect(),
         moved: rank::MOVED.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
         set: orders.env.clone(),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::common::{is_root, skip};
 
 /// Far above what anything here takes.
-const LONG: Duration = Duration::from_secs(100);
+const LONG: Duration = Duration::from_secs(90);
 
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -214,10 +214,18 @@ impl Cluster {
         )
     }
 
+    pub fn nothing_left(&self, node: &str) {
+        let deadline = Instant::now() + LONG;
+        while !self.remains(node).is_empty() {
+            assert!(Instant::now() < deadline, "left on {node}: {}", self.remains(node));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Waits until no job has left anything anywhere.
     pub fn clean(&self) {
         for node in NODES {
-            self.until("nothing is left", || self.remains(node).is_empty());
+            self.nothing_left(node);
         }
     }
 

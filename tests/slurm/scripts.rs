@@ -107,7 +107,7 @@ fn a_prolog_that_is_killed_at_any_time_leaves_nothing_after_the_epilog() {
         let _ = child.wait();
         stood += u32::from(stands(&c, job));
         run(&c, "epilog", job, &[]);
-        c.until("nothing is left", || c.remains("n1").is_empty());
+        c.nothing_left("n1");
     }
     assert!(stood < 12, "none was cut off");
 }

@@ -40,6 +40,7 @@ pub struct Granted {
 pub struct Wishes {
     /// No environment at all.
     pub none: bool,
+    pub image: Option<String>,
     /// A name or a directory.
     pub bundle: Option<String>,
     pub binds: Vec<Bind>,
@@ -48,7 +49,7 @@ pub struct Wishes {
 impl Wishes {
     /// Whether there is anything that can be the user's mistake.
     pub fn is_empty(&self) -> bool {
-        self.bundle.is_none() && self.binds.is_empty()
+        self.image.is_none() && self.bundle.is_none() && self.binds.is_empty()
     }
 }
 

@@ -1,67 +1,8 @@
 //! The table `[scheduler]` of the site's file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
-
-use crate::problem::Problem;
-
-const PLACE: &str = "/etc/denovo/denovo.toml";
-
-/// The most that is read of the site's file, in bytes.
-const LONGEST: u64 = 1 << 20;
-
-/// Reads the table from the site's file; without either there are defaults.
-///
-/// # Errors
-/// The file cannot be read, is not root's alone, or has a value that is no
-/// value of its key.
-pub fn load() -> Result<Scheduler, Problem> {
-    use std::io::Read;
-    use std::os::unix::fs::MetadataExt;
-    let path = std::env::var_os("DENOVO_CONFIG").map_or(PathBuf::from(PLACE), PathBuf::from);
-    let wrong = |what: String| {
-        Problem::site(format!("{}: {what}", path.display())).hint("docs/slurm.md has every key")
-    };
-    let file = match std::fs::File::open(&path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && path == Path::new(PLACE) => {
-            return Ok(Scheduler::default());
-        }
-        Err(e) => return Err(wrong(e.to_string())),
-    };
-    let meta = file.metadata().map_err(|e| wrong(e.to_string()))?;
-    if nix::unistd::geteuid().is_root() && (meta.uid() != 0 || meta.mode() & 0o022 != 0) {
-        return Err(wrong("root does not follow a file that others can write".to_owned()));
-    }
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).map_err(|e| wrong(e.to_string()))?;
-    parse(&text).map_err(wrong)
-}
-
-/// The table out of the whole file's text.
-///
-/// # Errors
-/// What is wrong, as a sentence.
-pub fn parse(text: &str) -> Result<Scheduler, String> {
-    #[derive(Deserialize)]
-    struct Site {
-        #[serde(default)]
-        scheduler: Scheduler,
-    }
-    let site: Site = toml::from_str(text).map_err(|e| {
-        let line = e.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
-        let line = line.map_or(String::new(), |line| format!("line {line}: "));
-        format!("{line}{}", e.message().trim().replace('\n', ", "))
-    })?;
-    let paths = [&site.scheduler.scratch, &site.scheduler.scontrol];
-    for path in paths.into_iter().flatten().chain([&site.scheduler.receipts]) {
-        if !path.is_absolute() {
-            return Err(format!("{}: must be absolute", path.display()));
-        }
-    }
-    Ok(site.scheduler)
-}
 
 /// Who decides on which CPUs a job runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -141,12 +82,16 @@ impl Default for Scheduler {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::request::site;
 
     #[test]
     fn the_table_is_read_strictly() {
-        assert_eq!(parse("[images]\nparallel = 4\n"), Ok(Scheduler::default()));
-        let site = parse("[scheduler]\nimage = \"x\"\ncpus = \"scheduler\"\nbind = [\"/s\"]\n");
+        let read = |text: &str| site::parse(text, Path::new("/x")).map(|site| site.scheduler);
+        assert_eq!(read("[images]\nparallel = 4\n"), Ok(Scheduler::default()));
+        let site = read("[scheduler]\nimage = \"x\"\ncpus = \"scheduler\"\nbind = [\"/s\"]\n");
         let site = site.unwrap();
         assert_eq!((site.image.as_deref(), site.cpus), (Some("x"), Cpus::Scheduler));
         for (text, word) in [
@@ -154,8 +99,17 @@ mod tests {
             ("[scheduler]\nmemory = \"all\"", "line 2"),
             ("[scheduler]\nscratch = \"tmp\"", "absolute"),
         ] {
-            let error = parse(text).unwrap_err();
+            let error = read(text).unwrap_err().message;
             assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_the_documentation_is_known() {
+        let text = include_str!("../../../docs/slurm.md");
+        let block = text.split("```toml\n").nth(1).and_then(|t| t.split("```").next()).unwrap();
+        for text in [block.to_owned(), block.replace("\n#", "\n")] {
+            site::parse(&text, Path::new("/x")).unwrap_or_else(|e| panic!("{e}: {text}"));
         }
     }
 }

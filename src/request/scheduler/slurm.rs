@@ -116,7 +116,10 @@ pub fn wishes(get: impl Fn(&str) -> Option<String>, comment: bool) -> Result<Wis
         }
         match &*key {
             "none" => found.none = true,
-            "image" | "bundle" => found.bundle = Some(value),
+            // Every cluster's users know the node's own distribution by name.
+            "image" if value == "host" => found.bundle = Some(value),
+            "image" => found.image = Some(value),
+            "bundle" => found.bundle = Some(value),
             "bind" if found.binds.len() >= MOST_BINDS => {
                 problems.push(
                     Problem::user(format!("--bind: more than {MOST_BINDS}"))
@@ -359,9 +362,9 @@ mod tests {
             true,
         )
         .unwrap();
-        assert_eq!((plugin.bundle.as_deref(), plugin.binds.len()), (Some("x"), 2));
+        assert_eq!((plugin.image.as_deref(), plugin.binds.len()), (Some("x"), 2));
         let comment = [("SLURM_JOB_COMMENT", "denovo: image=y bind=/a")];
-        assert_eq!(ask(&comment, true).unwrap().bundle.as_deref(), Some("y"));
+        assert_eq!(ask(&comment, true).unwrap().image.as_deref(), Some("y"));
         assert!(ask(&comment, false).unwrap().is_empty());
         assert!(ask(&[("SLURM_JOB_COMMENT", "my run of denovo: x")], true).unwrap().is_empty());
         assert!(ask(&[("SLURM_JOB_COMMENT", "denovo: none")], true).unwrap().none);

@@ -15,6 +15,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
 
+use super::scheduler::site::Scheduler;
+
 /// All of it; docs/site-config.md explains each key to a site.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -25,6 +27,8 @@ pub struct Site {
     pub trust: Trust,
     /// What is asked of images that root mounts, instead of `trust`.
     pub root_trust: Option<Trust>,
+    /// Jobs that a batch scheduler starts.
+    pub scheduler: Scheduler,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

@@ -105,6 +105,9 @@ fn contradiction(site: &Site) -> Option<String> {
         return Some("trust.signed: names and keys must each have an entry".to_owned());
     }
     let files = files.chain(&site.images.stores).chain(signed.iter().flat_map(|s| &s.keys));
+    let scheduler = &site.scheduler;
+    let files = files.chain(&scheduler.scratch).chain(&scheduler.scontrol);
+    let files = files.chain([&scheduler.receipts]);
     let relative = files.into_iter().find(|p| !p.is_absolute());
     relative.map(|p| format!("{:?}: must be absolute: it would depend on who asks", p.display()))
 }
