@@ -254,6 +254,12 @@ pub fn epilog(
         receipts.prune(now(), site.receipt_days, site.receipt_bytes);
     }
     notes.sweep(now(), REMEMBERED);
+    // Locks of a prolog that was killed: whoever takes one takes it away.
+    let jobs = Jobs::new(base);
+    if jobs.root().is_dir() {
+        stage::collect_jobs(&jobs, |_| true);
+        drop(jobs.lock_cpus());
+    }
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
 }
 
