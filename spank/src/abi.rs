@@ -131,10 +131,10 @@ pub enum Context {
 #[derive(Clone, Copy)]
 #[repr(i32)]
 pub enum Item {
-    JobUid = 0,
-    JobId = 2,
-    JobStepId = 3,
-    JobAllocMem = 26,
+    Uid = 0,
+    Job = 2,
+    StepId = 3,
+    AllocatedMemory = 26,
 }
 
 unsafe extern "C" {
@@ -199,13 +199,13 @@ impl Spank {
         let mut wide = 0u64;
         let mut narrow = 0u32;
         let at: *mut c_void = match item {
-            Item::JobAllocMem => (&raw mut wide).cast(),
+            Item::AllocatedMemory => (&raw mut wide).cast(),
             _ => (&raw mut narrow).cast(),
         };
         // SAFETY: the item's type in spank.h is uint64_t for memory, else
         // uint32_t (uid_t has that width); `at` points to one of that kind.
         let rc = unsafe { spank_get_item(self.0, item as c_int, at) };
-        let value = if matches!(item, Item::JobAllocMem) { wide } else { u64::from(narrow) };
+        let value = if matches!(item, Item::AllocatedMemory) { wide } else { u64::from(narrow) };
         (rc == 0).then_some(value)
     }
 

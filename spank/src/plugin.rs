@@ -108,12 +108,12 @@ fn arrive(spank: Spank, words: &[String], state: &mut State) -> Result<(), Strin
     let is = |wanted: &str| words.iter().any(|w| w == wanted);
     let base = words.iter().find_map(|w| w.strip_prefix("root=")).unwrap_or("/run/denovo");
     state.base = PathBuf::from(base);
-    state.job = spank.number(Item::JobId).ok_or("denovo: Slurm tells no job id")?;
+    state.job = spank.number(Item::Job).ok_or("denovo: Slurm tells no job id")?;
     if state.none && !is("enforce") {
         return Ok(());
     }
     // Mebibytes; 0 where memory is not handed out.
-    let memory = spank.number(Item::JobAllocMem).filter(|m| *m > 0).map(|m| m << 20);
+    let memory = spank.number(Item::AllocatedMemory).filter(|m| *m > 0).map(|m| m << 20);
     let found = monitor::step(&state.base, state.job, memory);
     // Not an error here: Slurm would hold a batch job and drain the node. The
     // tasks say it, and fail.
@@ -146,7 +146,7 @@ fn arrive(spank: Spank, words: &[String], state: &mut State) -> Result<(), Strin
         Err(why) => state.refused = Some(format!("denovo: {why}")),
     }
     if let Some(why) = &state.refused
-        && spank.number(Item::JobStepId) == Some(EXTERN_STEP)
+        && spank.number(Item::StepId) == Some(EXTERN_STEP)
     {
         abi::log(why);
     }
@@ -182,7 +182,7 @@ pub fn task_as_root(spank: Spank, _: &[String]) -> Result<(), String> {
         return Ok(());
     }
     // The script of a batch job is in a directory of root's in the spool.
-    let batch = spank.number(Item::JobStepId) == Some(BATCH_STEP);
+    let batch = spank.number(Item::StepId) == Some(BATCH_STEP);
     let script = batch.then(|| spank.program()).flatten();
     if let Some((dir, _)) = script.as_ref().and_then(|path| path.rsplit_once('/')) {
         match enter::copy_of_mount(dir) {
@@ -200,7 +200,7 @@ pub fn task(spank: Spank, _: &[String]) -> Result<(), String> {
         return Err(why.clone());
     }
     let Some(step) = &state.step else { return Ok(()) };
-    let uid = spank.number(Item::JobUid).ok_or("denovo: Slurm tells no uid")?;
+    let uid = spank.number(Item::Uid).ok_or("denovo: Slurm tells no uid")?;
     let mut brought: Vec<(String, OwnedFd)> = state.script.take().into_iter().collect();
     for path in launchers_directories(spank, uid) {
         match monitor::bring(&state.base, state.job, &path) {
