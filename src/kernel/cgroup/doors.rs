@@ -14,12 +14,13 @@ use nix::unistd::{Uid, geteuid, seteuid};
 
 use super::CgroupError;
 use super::directory::Directory;
-use crate::plan::cgroup::{CgroupPlan, Version};
+use crate::plan::cgroup::{CgroupPlan, CgroupStep, Setting, Version};
 
 /// Open ways into the groups of one environment; all close-on-exec.
 #[derive(Debug, Default)]
 pub struct Doors {
-    /// `tasks` of each v1 group and of resource control, to write `0` to.
+    /// `tasks` of each v1 group and of resource control, to write `0` to; on some
+    /// kernels `cgroup.procs` of the v2 group instead of its directory.
     pub v1_tasks: Vec<OwnedFd>,
     /// The v2 group's directory, for `CLONE_INTO_CGROUP`.
     pub v2_dir: Option<OwnedFd>,
@@ -41,20 +42,36 @@ pub struct Doors {
 pub fn open_doors(plan: &CgroupPlan, opener: Option<u32>) -> Result<Doors, CgroupError> {
     let mut groups = Vec::new();
     let mut v2_dir = None;
+    let mut v2_procs = None;
     for group in &plan.groups {
         let directory = Directory::open(&group.at)?;
         match group.at.version {
             Version::V1 => groups.push(directory),
+            Version::V2 if opener.is_none() && must_move(plan) => {
+                v2_procs = Some(directory.open_file("cgroup.procs", "0")?);
+            }
             Version::V2 => v2_dir = Some(directory.into_fd()),
         }
     }
     let _acting = opener.map(ActingAs::new).transpose()?;
     let mut v1_tasks =
         groups.iter().map(|g| g.open_file("tasks", "0")).collect::<Result<Vec<_>, _>>()?;
+    v1_tasks.extend(v2_procs);
     if let Some(rdt) = &plan.resctrl {
         v1_tasks.extend(super::resctrl::doors(rdt)?);
     }
     Ok(Doors { v1_tasks, v2_dir, holder: None })
+}
+
+/// Whether being born in the v2 group would leave a process its parent's CPUs:
+/// cpuset did not look at `CLONE_INTO_CGROUP` before Linux 6.4 and the stable
+/// 6.1 and 5.15 of its day. Moving there takes effect everywhere.
+fn must_move(plan: &CgroupPlan) -> bool {
+    let of_cpuset = |step: &CgroupStep| {
+        let CgroupStep::Set { at, setting } = step else { return false };
+        at.version == Version::V2 && matches!(setting, Setting::Cpus { .. } | Setting::Mems { .. })
+    };
+    plan.steps.iter().any(of_cpuset) && crate::host::kernel().is_ok_and(|kernel| kernel < (5, 15))
 }
 
 /// Another effective uid until it is dropped.
