@@ -88,8 +88,14 @@ fn number(whole: &Value, path: &str) -> Option<i64> {
 }
 
 /// Two limits are about one thing in each of these pairs: one that is not
-/// named stays as it is.
+/// named stays as it is, unless it would limit what is to have no limit.
+///
+/// No process is a limit too (OCI config-linux.md, "PIDs"), of which runc and
+/// denovo make one: in a group that may have none nothing could be started.
 fn complete(whole: &mut Value, in_force: &InForce) {
+    if whole["pids"]["limit"] == 0 {
+        *place(whole, "pids.limit") = json!(1);
+    }
     let memory = (number(whole, "memory.limit"), number(whole, "memory.swap"));
     let cpu = (number(whole, "cpu.quota"), number(whole, "cpu.period"));
     let mut keep = |path: &str, value: Option<Value>| {
@@ -99,10 +105,10 @@ fn complete(whole: &mut Value, in_force: &InForce) {
     };
     match memory {
         (None, Some(_)) => keep("memory.limit", in_force.memory.map(Value::from)),
-        (Some(limit), None) if in_force.together => {
+        (Some(limit), None) if limit < 0 => keep("memory.swap", Some(json!(-1))),
+        (Some(_), None) if in_force.together => {
             let follows = in_force.memory_and_swap == in_force.memory;
             let swap = match in_force.memory_and_swap {
-                _ if limit < 0 => Some(-1),
                 // As at the start: what is over its limit is told so.
                 _ if follows => None,
                 kept => Some(kept.unwrap_or(-1)),
@@ -156,6 +162,8 @@ mod tests {
             (r#"{"memory": {"limit": 50}}"#, free, json!(50), json!(-1)),
             (r#"{"memory": {"limit": 50}}"#, v2, json!(50), json!(null)),
             (r#"{"memory": {"limit": -1}}"#, now, json!(-1), json!(-1)),
+            (r#"{"memory": {"limit": -1}}"#, v2, json!(-1), json!(-1)),
+            (r#"{"memory": {"limit": -1, "swap": 9}}"#, v2, json!(-1), json!(9)),
             (r#"{"memory": {"swap": 400}}"#, now, json!(100), json!(400)),
             (r#"{"memory": {"limit": 50, "swap": 60}}"#, now, json!(50), json!(60)),
         ] {
@@ -170,6 +178,11 @@ mod tests {
         assert_eq!(found["cpu"], json!({"quota": 2000, "period": 9000}));
         let found = whole(r#"{"cpu": {"period": 2000}}"#, &Changes::default(), &now);
         assert_eq!(found["cpu"], json!({"quota": 5000, "period": 2000}));
+        for (text, pids) in
+            [(r#"{"pids": {"limit": 0}}"#, json!({"limit": 1})), ("{}", json!(null))]
+        {
+            assert_eq!(whole(text, &Changes::default(), &now)["pids"], pids, "{text}");
+        }
     }
 
     #[test]

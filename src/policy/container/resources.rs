@@ -89,7 +89,8 @@ fn swap(memory: &Memory, found: &mut Findings) {
 
 fn cpu(asked: &LinuxCpu, found: &mut Findings) -> Cpu {
     let nonzero = |value: Option<u64>| value.filter(|value| *value != 0);
-    let quota = asked.quota().and_then(|q| bounded("linux.resources.cpu.quota", q, found));
+    // Any negative one is none, as the kernel has it on v1 and runc everywhere.
+    let quota = asked.quota().filter(|quota| *quota != 0).map(|quota| quota.max(-1));
     if quota.is_some_and(|quota| (1..LEAST_QUOTA).contains(&quota)) {
         found.refuse("linux.resources.cpu.quota", "is below the kernel's least, 1000 microseconds");
     }
@@ -205,7 +206,7 @@ mod tests {
             (memory(json!({"limit": 4, "swap": -1})), &[]),
             (memory(json!({"swappiness": 101})), &["linux.resources.memory.swappiness: "]),
             (cpu(json!({"quota": 999})), &["linux.resources.cpu.quota: "]),
-            (cpu(json!({"quota": -5})), &["linux.resources.cpu.quota: "]),
+            (cpu(json!({"quota": -5})), &[]),
             (cpu(json!({"period": 999})), &["linux.resources.cpu.period: "]),
             (cpu(json!({"period": 1_000_001})), &["linux.resources.cpu.period: "]),
             (cpu(json!({"idle": 2})), &["linux.resources.cpu.idle: 2 is neither"]),
