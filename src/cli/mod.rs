@@ -12,10 +12,12 @@ mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::host::Facts;
+use crate::kernel::timings;
 use crate::problem::Problem;
 use crate::record::base;
 use crate::record::container::Store;
@@ -62,6 +64,9 @@ pub struct Global {
     /// Have systemd make a container's control group, as a transient scope
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Tell on standard error where the time of a start went
+    #[arg(long)]
+    timings: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -191,8 +196,15 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
     crate::kernel::sys::prefault();
     crate::kernel::sys::ignore_signal(libc::SIGPIPE);
     let argv: Vec<OsString> = argv.into_iter().collect();
+    let begun = argv.iter().any(|word| word == "--timings").then(SystemTime::now);
     match parse(&argv) {
-        Ok(cli) => dispatch(cli, None),
+        Ok(cli) => {
+            if let (true, Some(begun)) = (cli.global.timings, begun) {
+                // Nothing depends on it.
+                let _ = timings::ask(begun, say::timings);
+            }
+            dispatch(cli, None)
+        }
         Err(error) => usage::answer(&error, &argv),
     }
 }

@@ -17,6 +17,7 @@ use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, accept, receive_with};
 use crate::kernel::launch::{Born, Extra, Failure, launch};
 use crate::kernel::sys::{self, Forked};
+use crate::kernel::timings::{self, Stage};
 use crate::kernel::{channel, failure};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
@@ -88,7 +89,11 @@ pub fn spawn(orders: Orders) -> Result<(), Problems> {
     let mut buffer = vec![0u8; 64 * 1024];
     let length = receive_with(ours.as_owned(), &mut buffer).map_err(|e| kernel("recv", e))?.0;
     match serde_json::from_slice::<Result<(), Problems>>(&buffer[..length]) {
-        Ok(result) => result,
+        Ok(result) => {
+            timings::done(Stage::Monitor);
+            timings::report("environment", &orders.plan.inside);
+            result
+        }
         Err(_) => Err(vec![
             Problem::ours("the monitor of the environment died before it stood")
                 .hint("denovo node gc removes what it may have left"),
@@ -159,6 +164,7 @@ impl Monitor {
             stage::take_back(&orders.jobs, &orders.record);
             problems
         };
+        timings::done(Stage::Monitor);
         let doors = match groups::enter(&mut orders.plan.cgroup) {
             Ok(doors) => doors,
             Err(problem) => {
@@ -167,6 +173,7 @@ impl Monitor {
                 return Err(undo(&orders, vec![problem]));
             }
         };
+        timings::done(Stage::Groups);
         // A caller who may make no groups goes on without.
         orders.record.cgroup = orders.plan.cgroup.clone();
         let extra = Extra {
@@ -189,10 +196,12 @@ impl Monitor {
         let raised = Self::receive_namespaces(&born)
             .map_err(|f| refuse(&orders.plan, &f))
             .and_then(|namespaces| {
+                timings::done(Stage::Inside);
                 let path = orders.jobs.socket(&orders.record.id);
                 let listener = super::sockets::listen(&path)?;
                 open_to(&path, orders.record.uid)?;
                 orders.jobs.save(&orders.record)?;
+                timings::done(Stage::Finish);
                 Ok((namespaces, listener))
             });
         match raised {

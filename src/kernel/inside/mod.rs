@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::channel::{Channel, Word};
-use super::{files, sys};
+use super::{files, sys, timings};
 use crate::plan::inside::Inside;
 use crate::policy::spec::Hook;
 use crate::policy::text::CText;
@@ -130,6 +130,7 @@ impl<'a> Child<'a> {
             }
             self.step = index;
             self.take(step).map_err(|fault| (index, fault))?;
+            timings::taken(index);
         }
         Ok(())
     }
@@ -142,6 +143,7 @@ impl<'a> Child<'a> {
     pub fn wait_released(&mut self) -> Result<(), Fault> {
         if !self.released {
             self.channel.expect(Word::Go).named("wait for the parent")?;
+            timings::waited();
             self.released = true;
         }
         Ok(())

@@ -5,6 +5,7 @@ use crate::host::distribution::Distribution;
 use crate::host::{Facts, accounts, hardware};
 use crate::image;
 use crate::kernel::acting::Acting;
+use crate::kernel::timings::{self, Stage};
 use crate::plan::Plan;
 use crate::plan::build::{self, Options};
 use crate::plan::inside::Inside;
@@ -128,6 +129,7 @@ fn prepare(
         seed: seed(),
     };
     let made = decide(&case).and_then(|decided| {
+        timings::done(Stage::Config);
         let anchor = jobs.directory(id).join("root");
         let options = Options {
             id: id.to_owned(),
@@ -203,7 +205,9 @@ pub(super) fn make(
     // What others left when they crashed; who holds a lock is not waited for.
     let _ = stage::collect_jobs(jobs, |other| other != id);
     let facts = Facts::read()?;
+    timings::done(Stage::Facts);
     let prepared = prepare(jobs, id, request, &facts, false, warn)?;
+    timings::done(Stage::Plan);
     prepared.decided.warnings.iter().for_each(|w| warn(w));
     prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
     let scratch = prepared.scratch.clone();
@@ -244,6 +248,7 @@ pub(super) fn make(
         asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
+    timings::done(Stage::Record);
     drop(reserving);
     monitor::spawn(orders).map_err(Refusal::from)
 }
