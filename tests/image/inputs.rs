@@ -103,6 +103,21 @@ fn layers_made_by_umoci_add_up_as_umoci_has_it() {
     assert_eq!(said.lines().rev().take(2).collect::<Vec<_>>(), ["same", "3"], "{said}");
 }
 
+/// umoci 0.4.7 leaves out what fills the last block of what it inserts.
+#[test]
+fn a_layer_may_end_with_the_last_byte_of_its_last_file() {
+    let Some(shop) = Shop::root("a_layer_may_end_with_the_last_byte_of_its_last_file") else {
+        return;
+    };
+    let said = shop.see(
+        r#"umoci init --layout oci; umoci new --image oci:a
+        head -c 700 /dev/zero | tr '\0' x >file; umoci insert --image oci:a file /data/file
+        d image import oci img >/dev/null; d image export img out.tar
+        tar -xOf out.tar data/file | cmp - file && echo same; d image verify img | sed 's/.*: //'"#,
+    );
+    assert_eq!(said, "same\nwhole", "{said}");
+}
+
 #[test]
 fn other_tools_read_what_goes_out() {
     let Some(shop) = Shop::root("other_tools_read_what_goes_out") else { return };
