@@ -119,6 +119,29 @@ fn a_layer_may_end_with_the_last_byte_of_its_last_file() {
 }
 
 #[test]
+fn an_erofs_has_what_the_image_has() {
+    let Some(shop) = Shop::root("an_erofs_has_what_the_image_has") else { return };
+    if !std::path::Path::new("/usr/bin/mkfs.erofs").exists() {
+        crate::common::skip("an_erofs_has_what_the_image_has", "mkfs.erofs is not installed");
+        return;
+    }
+    let said = shop.see(&format!(
+        r#"{TREE}
+        d image import tree img >/dev/null; d image export img img.erofs
+        ls "$W/var/lib/images/incoming" | wc -l; mkdir at
+        mount -t erofs -o ro,loop img.erofs at 2>/dev/null || {{ echo none; exit; }}
+        of() {{ (cd $1; find . -printf '%p %y %m %U %G %s %n %T@ %l\n' | awk '{{ if ($2 == "d") $6 = $7 = ""; print }}' | LC_ALL=C sort; getcap data/cap; sha256sum data/sparse bin/busybox); }}
+        diff <(of tree) <(of at) && echo same
+        umount at"#
+    ));
+    if said.ends_with("none") {
+        crate::common::skip("an_erofs_has_what_the_image_has", "the kernel mounts no erofs");
+        return;
+    }
+    assert_eq!(said, "0\nsame");
+}
+
+#[test]
 fn other_tools_read_what_goes_out() {
     let Some(shop) = Shop::root("other_tools_read_what_goes_out") else { return };
     let said = shop.see(&format!(
