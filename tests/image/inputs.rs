@@ -3,7 +3,7 @@
 use crate::help::{LISTING, Shop, TREE};
 
 /// A SIF with one squashfs partition, as its specification lays it out.
-fn sif(squashfs: &[u8]) -> Vec<u8> {
+pub fn sif(squashfs: &[u8]) -> Vec<u8> {
     let (descriptors, data) = (128usize, 4096usize);
     let mut file = vec![0u8; data];
     let put = |file: &mut Vec<u8>, at: usize, value: u64| {
