@@ -22,7 +22,7 @@ plugin  := target/denovo_spank.so
 sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build spank demo demo-images test test-vm check bench install clean
+.PHONY: help build spank demo demo-images test test-vm check fuzz bench install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -68,6 +68,10 @@ test: ## everything CI runs: check, then the tests on the real kernel
 test-vm: ## the tests in virtual machines with other kernels, as root and as a user
 	@scripts/setup vm
 	@tests/vm/run $(KERNELS)
+
+fuzz: ## lets the fuzz targets run for a minute each (minutes to build the first time)
+	@scripts/setup fuzz
+	@fuzz/run
 
 bench: ## start-up and memory against crun, runc, bubblewrap and the kernel's floor
 	@scripts/setup bench

@@ -39,6 +39,8 @@ pub struct Orders {
     pub affinity: Option<Vec<u32>>,
     /// The image's mount, attached nowhere; the plan names this descriptor.
     pub image: Option<OwnedFd>,
+    /// What keeps an unpacked image where it is.
+    pub held: Option<OwnedFd>,
     /// What the environment is made for.
     pub asked: JobRequest,
 }
@@ -114,7 +116,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
         tell(&Err(vec![problem]));
         return 125;
     }
-    if let Err(e) = detach(report, orders.image.as_ref()) {
+    if let Err(e) = detach(report, [&orders.image, &orders.held]) {
         stage::take_back(&orders.jobs, &orders.record);
         tell(&Err(vec![Problem::kernel(format!("the monitor cannot detach: {}", e.desc()))]));
         return 125;
@@ -135,7 +137,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
 
 /// Away from the caller's terminal, directory and descriptors: a pipe held
 /// open here would keep its reader waiting for as long as the job runs.
-fn detach(report: &Channel, image: Option<&OwnedFd>) -> Result<(), Errno> {
+fn detach(report: &Channel, ours: [&Option<OwnedFd>; 2]) -> Result<(), Errno> {
     let _ = nix::unistd::setsid();
     nix::unistd::chdir("/")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -143,7 +145,7 @@ fn detach(report: &Channel, image: Option<&OwnedFd>) -> Result<(), Errno> {
     crate::kernel::files::become_stdio(null.as_fd())?;
     drop(null);
     let mut keep = vec![report.as_owned().as_raw_fd() as u32];
-    keep.extend(image.map(|fd| fd.as_raw_fd() as u32));
+    keep.extend(ours.into_iter().flatten().map(|fd| fd.as_raw_fd() as u32));
     keep.sort_unstable();
     let mut next = 3;
     for fd in keep {

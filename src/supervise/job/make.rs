@@ -40,6 +40,7 @@ struct Prepared {
 #[derive(Default)]
 struct FromImage {
     handed: Option<OwnedFd>,
+    held: Option<OwnedFd>,
     mount: Option<PathBuf>,
     /// For an explanation.
     lines: Vec<String>,
@@ -58,8 +59,9 @@ fn from_image(
     }
     let base = jobs.root().parent().unwrap_or(jobs.root());
     let ready = from_store::acquire(base, id, wanted, warn)?;
-    let held = FromImage { handed: ready.handed, mount: ready.mount, lines: Vec::new() };
-    Ok((image::Found::Bundle(ready.image), held))
+    let (handed, held) = (ready.handed, ready.held);
+    let kept = FromImage { handed, held, mount: ready.mount, lines: Vec::new() };
+    Ok((image::Found::Bundle(ready.image), kept))
 }
 
 /// What a job's user names, root looks up with no more rights than that user.
@@ -245,6 +247,7 @@ pub(super) fn make(
         env: prepared.env,
         affinity: prepared.decided.affinity,
         image: prepared.image.handed,
+        held: prepared.image.held,
         asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
