@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::common::{is_root, skip};
 
 /// Far above what anything here takes.
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(180);
 
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -183,12 +183,16 @@ impl Cluster {
 
     /// Lets every node in again, and waits until all are idle.
     pub fn all_idle(&self) {
-        for node in NODES {
-            let resume = format!("scontrol update nodename={node} state=resume 2>/dev/null; true");
-            self.ask("c", &resume);
-        }
         self.until("all nodes are idle", || {
-            self.ask("c", "sinfo --noheader --format=%t%D").trim() == "idle3"
+            if self.ask("c", "sinfo --noheader --format=%t%D").trim() == "idle3" {
+                return true;
+            }
+            // Again and again: slurmd's own drain may come after the first.
+            for node in NODES {
+                let resume = format!("scontrol update nodename={node} state=resume 2>/dev/null");
+                self.ask("c", &(resume + "; true"));
+            }
+            false
         });
     }
 
@@ -282,7 +286,7 @@ impl Done {
     }
 }
 
-/// Runs a command to its end, for at most two minutes.
+/// Runs a command to its end, for at most `LONG`.
 pub fn finish(command: &mut Command) -> Done {
     let shown = format!("{command:?}");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -41,12 +41,18 @@ fn a_task_is_in_an_environment_of_its_user() {
 #[test]
 fn every_step_of_a_job_is_in_one_environment() {
     let Some(c) = cluster("every_step_of_a_job_is_in_one_environment") else { return };
+    // With as much memory as always fits: Slurm frees a step's only some time
+    // after srun has ended, and even a step with --overlap takes its own.
+    let step = "srun --mem=100";
     let text = c.batch(
         &["-N2", "-n4"],
         &format!(
-            "{LOOK}; srun sh -c '{LOOK}'; srun -N1 -n1 -w n1 sleep 5 & \
-             srun --overlap -N2 -n2 sh -c '{LOOK}'; kill %1; wait; touch /tmp/kept; \
-             srun -N1 -n1 -w $(hostname) ls /tmp"
+            "rm -f held\n{LOOK}\n{step} sh -c '{LOOK}'\n\
+             {step} -N1 -n1 -w n1 sh -c ': >held; exec sleep 1000' &\n\
+             until [ -e held ]; do sleep 0.1; done\n\
+             {step} --overlap -N2 -n2 sh -c '{LOOK}'\n\
+             kill $!; wait; rm held; touch /tmp/kept\n\
+             {step} -N1 -n1 -w $(hostname) ls /tmp"
         ),
     );
     let seen: Vec<&str> = text.lines().filter(|l| l.starts_with("pid:")).collect();
