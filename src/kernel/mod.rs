@@ -16,3 +16,4 @@ pub mod net_device;
 mod netlink;
 pub mod procfs;
 pub mod sys;
+pub mod system_v;

@@ -17,6 +17,7 @@ use super::stage;
 use crate::host::{Facts, accounts, hardware};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
+use crate::kernel::system_v;
 use crate::policy::job::check_hostname;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
@@ -189,6 +190,7 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
     Ok(JobRequest {
         id: Some(call.id()),
         image,
+        no_fetch: !site.pull,
         bundle,
         cpus: (site.cpus == site::Cpus::Choose).then_some(call.granted.cpus),
         memory,
@@ -360,9 +362,13 @@ fn look(record: JobRecord, usage: cgroup::Usage) -> Last {
         Some((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
     };
     let queues = inside("dev/mqueue").and_then(|dir| std::fs::read_dir(dir).ok());
+    // What a job writes on the site's disk is not told from the rest there.
+    let tmp = if record.scratch.is_none() { used("tmp") } else { None };
     let cleaned = Cleaned {
         processes: usage.pids.map_or(0, |n| n.saturating_sub(1)),
         shm: used("dev/shm"),
+        tmp,
+        system_v: record.init.and_then(|init| system_v::objects(init.pid)),
         message_queues: queues.map(|entries| entries.count() as u64),
         scratch: record.scratch.is_some(),
     };
@@ -398,6 +404,7 @@ fn receipt(call: &Call, last: &Last, to_start: Option<u64>, to_end: u64) -> Rece
         gid: record.gid,
         job: record.granted.clone().or_else(|| Some(call.granted.clone())),
         bundle: record.bundle.clone(),
+        image: record.image.clone(),
         given: Given {
             cpus: record.reserved_cpus.clone(),
             memory: record.memory,
@@ -411,7 +418,7 @@ fn receipt(call: &Call, last: &Last, to_start: Option<u64>, to_end: u64) -> Rece
         status: call.status,
         exit_code: call.status.filter(|s| s & 0x7f == 0).map(|s| s >> 8 & 0xff),
         signal: call.status.map(|s| s & 0x7f).filter(|s| *s != 0),
-        problems: Vec::new(),
+        problems: record.cgroup.left_out.clone(),
     }
 }
 

@@ -13,6 +13,7 @@ pub fn config(file: &str, version: (u32, u32), binary: &Path) -> String {
         "denovo.toml" => "# /etc/denovo/denovo.toml, on nodes\n\
              [scheduler]\n\
              #image = \"host\"            # what a job gets that asks for nothing\n\
+             #pull = false              # whether a prolog may fetch an image\n\
              #cpus = \"choose\"           # or \"scheduler\" with task/affinity, task/cgroup\n\
              #memory = \"scheduler\"      # or \"share\" (without the plugin), \"none\"\n\
              #bind = [\"/scratch\"]       # what every job sees of the node\n\
