@@ -87,8 +87,11 @@ impl Cluster {
         let keeper = keeper.spawn().map_err(|e| e.to_string())?;
         let site = std::env::temp_dir().join(format!("dn-cluster-{}.site", std::process::id()));
         fs::write(&site, SITE).map_err(|e| e.to_string())?;
+        // What denovo prints is what the site has.
         let files = format!(
-            "cp {} \"$DIR/opt/denovo\"\ncp {} \"$DIR/opt/denovo_spank.so\"\nchmod 755 \"$DIR\"/opt/*\n",
+            "cp {} \"$DIR/opt/denovo\"\ncp {} \"$DIR/opt/denovo_spank.so\"\nchmod 755 \"$DIR\"/opt/*\n\
+             \"$DIR/opt/denovo\" scheduler slurm print-config oci.conf |\n\
+             sed \"s|$DIR/opt/|/opt/denovo/|\" >oci.conf\n",
             env!("CARGO_BIN_EXE_denovo"),
             source().join("target/denovo_spank.so").display(),
         );
