@@ -153,6 +153,20 @@ pub fn explain(wanted: &str) -> Result<(Image, Vec<String>), Problems> {
     Ok((described(wanted, &found.stored, root), vec![line]))
 }
 
+/// The last parts of all names in an image.
+///
+/// # Errors
+/// There is no such image, or it is damaged.
+pub fn file_names(wanted: &str) -> Result<Vec<String>, Problem> {
+    let found = find(wanted, None)?;
+    let (_, tree) = import::tree_of(&found.store, &found.stored, found.bounds, &|_| {})?;
+    let last = |path: &[u8]| {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        String::from_utf8_lossy(name).into_owned()
+    };
+    Ok(tree.paths().map(|path| last(path.bytes())).collect())
+}
+
 /// Makes an image usable as a root.
 ///
 /// # Arguments

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
 use super::stage;
-use crate::host::{Facts, accounts, hardware};
+use crate::host::{Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
 use crate::kernel::system_v;
@@ -133,10 +133,11 @@ pub fn explain(
     job::explain(base, &request(site, call, wishes)?, facts)
 }
 
-/// The names of the other nodes, and, for the node's own srun and scontrol,
+/// The fabric's devices, the names of the other nodes, and, for the node's own srun and scontrol,
 /// MUNGE's socket and Slurm's configuration.
 fn nodes_files(host: bool) -> Vec<String> {
-    let mut all = vec!["/etc/hosts".to_owned()];
+    let mut all = mpi::fabric_paths();
+    all.push("/etc/hosts".to_owned());
     if !host {
         return all;
     }
@@ -171,7 +172,9 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
     let host = image.is_none() && bundle.as_deref().is_none_or(|name| name == "host");
     for path in nodes_files(host) {
         if !binds.iter().any(|b| b.destination == path) {
-            binds.push(bind::parse(&format!("{path}:{path}:ro"))?);
+            // Devices are written to, whoever may.
+            let how = if path.starts_with("/dev/") { "rw" } else { "ro" };
+            binds.push(bind::parse(&format!("{path}:{path}:{how}"))?);
         }
     }
     binds.extend(wishes.binds.iter().cloned());
