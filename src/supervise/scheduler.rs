@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
-use super::stage;
+use super::stage::{self, Collected};
 use crate::host::{Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
@@ -49,7 +49,7 @@ pub fn prolog(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     let (begun, notes, id) = (Instant::now(), Notes::new(base), call.id());
-    notes.sweep(now(), REMEMBERED);
+    notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
     if notes.load(&id).is_some_and(|note| ended_before(&note, call)) {
         warn(&format!("job {id} has ended on this node already"));
         return Ok(());
@@ -258,7 +258,7 @@ pub fn epilog(
         }
         receipts.prune(now(), site.receipt_days, site.receipt_bytes);
     }
-    notes.sweep(now(), REMEMBERED);
+    notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
     // Locks of a prolog that was killed: whoever takes one takes it away.
     let jobs = Jobs::new(base);
     if jobs.root().is_dir() {
@@ -266,6 +266,26 @@ pub fn epilog(
         drop(jobs.lock_cpus());
     }
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+}
+
+/// Ends what an epilog that was cut off has left standing: its note says that
+/// the job is over. For `denovo node gc`.
+pub fn collect(base: &Path) -> Collected {
+    let (notes, jobs, mut found) = (Notes::new(base), Jobs::new(base), Collected::default());
+    for id in notes.ids() {
+        let over = |note: &Note| {
+            let granted = jobs.load(&id).and_then(|record| record.granted);
+            note.phase == Phase::Ended
+                && granted.is_some_and(|g| {
+                    g.cluster == note.granted.cluster && g.restarts <= note.granted.restarts
+                })
+        };
+        if notes.load(&id).is_some_and(|note| over(&note)) {
+            let gone = end(base, &id).is_ok();
+            if gone { &mut found.removed } else { &mut found.left }.push(format!("job {id}"));
+        }
+    }
+    found
 }
 
 /// What was known of an environment just before its end.
