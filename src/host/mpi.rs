@@ -131,7 +131,9 @@ fn slurm() -> Option<Slurm> {
         debian.chain(all.map(str::to_owned)).map(PathBuf::from).collect::<Vec<_>>()
     };
     let places: Vec<PathBuf> = named.unwrap_or_else(usual);
-    let plugins = places.into_iter().find(|dir| dir.join("mpi_none.so").exists())?;
+    // Later releases have no mpi_none.so.
+    let has_mpi = |dir: &PathBuf| names(dir).iter().any(|name| name.starts_with("mpi_"));
+    let plugins = places.into_iter().find(has_mpi)?;
     let mpi = names(&plugins).into_iter().filter_map(|name| {
         Some(name.strip_prefix("mpi_")?.strip_suffix(".so")?.to_owned()).filter(|n| n != "none")
     });
