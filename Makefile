@@ -22,10 +22,10 @@ plugin  := target/denovo_spank.so
 sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build spank demo demo-images test test-vm check fuzz bench install clean
+.PHONY: help build spank demo demo-images test test-slurm-24 test-vm check fuzz bench install clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 build: $(binary) ## the release binary, static: target/denovo
 	@:
@@ -64,6 +64,10 @@ check: ## form, lints, unit tests: what every commit passes (under 2 minutes)
 test: ## everything CI runs: check, then the tests on the real kernel
 	@scripts/setup test
 	@scripts/test
+
+test-slurm-24: ## the core of the Slurm tests with Slurm 24.11, in a root of Debian 13
+	@scripts/setup test
+	@tests/slurm/lane
 
 test-vm: ## the tests in virtual machines with other kernels, as root and as a user
 	@scripts/setup vm

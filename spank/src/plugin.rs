@@ -230,9 +230,16 @@ fn launchers_directories(spank: Spank, uid: u64) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;
     let private = ["/tmp/", "/var/", "/run/", "/dev/shm/"];
     let names = ["PMIX_SERVER_TMPDIR", "PMIX_SYSTEM_TMPDIR"];
+    // Slurm's mpi/pmix keeps what PMIx's shared memory needs in a directory
+    // of the step's, which it names to nobody (src/plugins/mpi/pmix, pmixp_info.c).
+    let step = spank.number(Item::Job).zip(spank.number(Item::StepId));
+    let shared = spank.get("PMIX_SYSTEM_TMPDIR").zip(step).map(|(top, (job, step))| {
+        format!("{}/spmix_appdir_{uid}_{job}.{step}", top.trim_end_matches('/'))
+    });
     let mut found: Vec<String> = names
         .iter()
         .filter_map(|name| spank.get(name))
+        .chain(shared)
         .map(|path| path.trim_end_matches('/').to_owned())
         .filter(|path| private.iter().any(|above| path.starts_with(above)))
         .filter(|path| {

@@ -174,6 +174,7 @@ pub struct Show {
 impl Options {
     fn request(&self) -> JobRequest {
         JobRequest {
+            no_fetch: false,
             id: self.id.clone(),
             bundle: self.bundle.clone(),
             image: self.image.clone(),
@@ -333,23 +334,38 @@ fn receipt(id: &str, as_json: bool) -> Result<i32, Refusal> {
         ("node", found.node.clone()),
         ("user", found.uid.to_string()),
         ("bundle", found.bundle.clone()),
+        ("image", found.image.clone().unwrap_or_else(|| "-".into())),
         ("from, to", format!("{}, {}", rfc3339(time.started), rfc3339(time.ended))),
         ("to start, to end", format!("{}, {}", micros(time.to_start), micros(Some(time.to_end)))),
         ("CPUs of its own", cpus),
         ("CPU time", seconds(used.cpu_ns)),
         ("memory limit, peak", format!("{}, {}", mib(given.memory), mib(used.memory_peak))),
+        ("processes at most", count(given.pids)),
+        ("namespaces", given.namespaces.join(" ")),
         ("read, written", format!("{}, {}", mib(used.io_read), mib(used.io_written))),
         ("held back by quota", seconds(used.cpu_throttled_ns)),
+        ("stalled: CPU, memory, I/O", {
+            let all = [used.stalled_cpu_ns, used.stalled_memory_ns, used.stalled_io_ns];
+            all.map(seconds).join(", ")
+        }),
         ("killed for memory", count(used.oom_kills)),
         ("killed at the end", found.cleaned.processes.to_string()),
+        ("left in /dev/shm, root", {
+            format!("{}, {}", mib(found.cleaned.shm), mib(found.cleaned.tmp))
+        }),
+        ("left IPC objects", {
+            let of = (found.cleaned.system_v, found.cleaned.message_queues);
+            format!("{}, {}", count(of.0), count(of.1))
+        }),
         ("exit code, signal", {
             let text = |n: Option<i32>| n.map_or("-".into(), |n| n.to_string());
             format!("{}, {}", text(found.exit_code), text(found.signal))
         }),
     ];
     for (name, value) in rows {
-        out(format_args!("{name:<22} {value}"));
+        out(format_args!("{name:<26} {value}"));
     }
+    found.problems.iter().for_each(|p| out(format_args!("{:<26} {p}", "not as asked")));
     Ok(0)
 }
 

@@ -1,5 +1,6 @@
 //! The command line: from argv to an exit code.
 
+mod check;
 mod control;
 mod image;
 mod inspect;
@@ -119,6 +120,9 @@ enum Verb {
     Prolog,
     /// End it: Slurm's Epilog
     Epilog,
+    /// What will work on this node, and what mends what will not
+    #[command(subcommand)]
+    Check(check::Verb),
     /// For a scheduler's administrator
     #[command(subcommand)]
     Scheduler(scheduler::Verb),
@@ -363,6 +367,7 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Prolog => scheduler::prolog(&context),
         Verb::Epilog => scheduler::epilog(&context),
+        Verb::Check(verb) => check::run(&context, verb),
         Verb::Scheduler(verb) => scheduler::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),
     };

@@ -7,7 +7,7 @@ use super::say::out;
 use crate::host::Facts;
 use crate::problem::Problem;
 use crate::supervise::container::Refusal;
-use crate::supervise::stage;
+use crate::supervise::{scheduler, stage};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -37,7 +37,10 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
 }
 
 fn collect(context: &Context) -> Result<i32, Refusal> {
-    let found = stage::collect(&context.base(), &context.containers());
+    let mut found = stage::collect(&context.base(), &context.containers());
+    let jobs = scheduler::collect(&context.base());
+    found.removed.extend(jobs.removed);
+    found.left.extend(jobs.left);
     found.removed.iter().for_each(|what| out(format_args!("removed {what}")));
     if found.left.is_empty() {
         return Ok(0);

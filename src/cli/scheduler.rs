@@ -7,11 +7,14 @@ use clap::{Args, Subcommand};
 
 use super::Context;
 use super::say::out;
+use crate::policy::text::CText;
 use crate::problem::Problem;
+use crate::request::job::JobRequest;
 use crate::request::scheduler::site::Scheduler;
-use crate::request::scheduler::{slurm, slurm_config};
+use crate::request::scheduler::{slurm, slurm_config, slurm_container};
 use crate::request::site;
 use crate::supervise::container::Refusal;
+use crate::supervise::job;
 use crate::supervise::scheduler::{self, sentence};
 
 #[derive(Debug, Subcommand)]
@@ -25,6 +28,8 @@ pub enum Verb {
 pub enum Slurm {
     /// Print the configuration that lets Slurm use denovo
     PrintConfig(PrintConfig),
+    /// Run a task that Slurm wrote into a bundle (oci.conf, RunTimeRun)
+    Task(Task),
 }
 
 #[derive(Debug, Args)]
@@ -34,8 +39,18 @@ pub struct PrintConfig {
     slurm: Option<String>,
     /// The file to print
     #[arg(value_name = "FILE", default_value = "slurm.conf",
-          value_parser = ["slurm.conf", "plugstack.conf", "denovo.toml"])]
+          value_parser = ["slurm.conf", "plugstack.conf", "oci.conf", "denovo.toml"])]
     file: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Task {
+    /// Number of the job, whose tasks on this node share an environment
+    #[arg(long, value_name = "JOB")]
+    job: u32,
+    /// The bundle that Slurm wrote
+    #[arg(value_name = "BUNDLE")]
+    bundle: PathBuf,
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -148,8 +163,40 @@ fn drain(site: &Scheduler, node: &str, reason: &str) {
 }
 
 pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
-    let Verb::Slurm(Slurm::PrintConfig(args)) = verb;
-    let _ = context;
+    match verb {
+        Verb::Slurm(Slurm::PrintConfig(args)) => print_config(args),
+        Verb::Slurm(Slurm::Task(args)) => task(context, &args),
+    }
+}
+
+/// The first task of a job on this node makes the environment, the others
+/// join it; the last one to leave ends it.
+fn task(context: &Context, args: &Task) -> Result<i32, Refusal> {
+    let task = slurm_container::task(&args.bundle)?;
+    let request = JobRequest {
+        // Beside the one that a prolog may have made for the job.
+        id: Some(format!("slurm-{}-container", args.job)),
+        bundle: Some(task.bundle.display().to_string()),
+        binds: task.binds,
+        ..JobRequest::default()
+    };
+    if context.explain {
+        let lines = job::explain(&context.base(), &request, &context.facts()?)?;
+        context.print_plan(&lines);
+        return Ok(0);
+    }
+    let command = job::Command {
+        args: task.args.iter().map(|arg| CText::lossy(arg.as_bytes())).collect(),
+        cwd: task.cwd,
+        env: task.env,
+        // Slurm's variables for the task are in its bundle, not in ours.
+        clean_env: true,
+        receipt: None,
+    };
+    job::run(&context.base(), &request, &command, &|text| context.voice.warn(text))
+}
+
+fn print_config(args: PrintConfig) -> Result<i32, Refusal> {
     let version = match args.slurm {
         Some(text) => parse_version(&text).ok_or_else(|| {
             Problem::user(format!("--slurm {text:?}: is no version of Slurm"))

@@ -13,6 +13,7 @@ pub mod cpulist;
 pub mod distribution;
 pub mod hardware;
 pub mod lsm;
+pub mod mpi;
 pub mod resctrl;
 pub mod user_namespace;
 

@@ -22,6 +22,8 @@ pub enum Found {
 #[derive(Debug, Clone)]
 pub struct Image {
     pub name: String,
+    /// Of the manifest, where it is an image of a store.
+    pub digest: Option<String>,
     pub root: PathBuf,
     /// `process.env` of its config.json.
     pub env: Vec<String>,
@@ -85,6 +87,7 @@ fn image(wanted: &str, dir: &Path) -> Result<Image, Problems> {
     let env = process.and_then(|p| p.env().clone()).unwrap_or_default();
     Ok(Image {
         name: name_of(wanted),
+        digest: None,
         passwd: account_file(&root, "passwd"),
         group: account_file(&root, "group"),
         // An entry without `=` must never copy from the caller.

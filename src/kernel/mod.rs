@@ -16,4 +16,5 @@ pub mod net_device;
 mod netlink;
 pub mod procfs;
 pub mod sys;
+pub mod system_v;
 pub mod timings;

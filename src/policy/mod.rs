@@ -5,6 +5,7 @@ pub mod container;
 pub mod cpus;
 pub mod job;
 pub mod limits;
+pub mod mpi;
 pub mod rank;
 pub mod spec;
 pub mod text;

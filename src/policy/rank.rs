@@ -117,6 +117,9 @@ const OF_THE_NODE: &[&str] = &[
     "_LMFILES_",
 ];
 
+/// Where programs are looked up in an image that does not say.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Directories for temporary files, which are not there inside.
 pub const MOVED: [(&str, &str); 4] =
     [("TMPDIR", "/tmp"), ("TMP", "/tmp"), ("TEMP", "/tmp"), ("TEMPDIR", "/tmp")];
@@ -158,7 +161,7 @@ pub fn environment(
         }
     }
     if all.position(b"PATH").is_none() {
-        all.set(b"PATH", b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        all.set(b"PATH", DEFAULT_PATH.as_bytes());
     }
     for entry in image.iter().chain(asked) {
         if let Some((name, value)) = entry.split_once('=') {

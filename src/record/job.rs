@@ -28,6 +28,9 @@ pub struct JobRecord {
     pub uid: u32,
     pub gid: u32,
     pub bundle: String,
+    /// Digest of the image that it was made from, if it was.
+    #[serde(default)]
+    pub image: Option<String>,
     /// Seconds since 1970.
     pub created: u64,
     /// The process that keeps it; when that is gone, so is the environment.

@@ -25,6 +25,9 @@ pub struct Receipt {
     /// The scheduler's job, where there is one.
     pub job: Option<Granted>,
     pub bundle: String,
+    /// Digest of the image that it ran in, if it was one.
+    #[serde(default)]
+    pub image: Option<String>,
     pub given: Given,
     pub used: Usage,
     pub time: Times,
@@ -65,10 +68,19 @@ pub struct Times {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cleaned {
-    /// Processes that were killed.
+    /// Processes that the scheduler had left and that were killed.
     pub processes: u64,
-    /// Bytes in its /dev/shm and /tmp.
+    /// Bytes in its /dev/shm.
     pub shm: Option<u64>,
+    /// Bytes that it had written into its root, /tmp among it, where that is
+    /// memory.
+    #[serde(default)]
+    pub tmp: Option<u64>,
+    /// Segments of shared memory, message queues and sets of semaphores
+    /// (sysvipc(7)).
+    #[serde(default)]
+    pub system_v: Option<u64>,
+    /// POSIX message queues (mq_overview(7)).
     pub message_queues: Option<u64>,
     pub scratch: bool,
 }
@@ -163,6 +175,7 @@ mod tests {
             gid: 0,
             job: None,
             bundle: "host".to_owned(),
+            image: None,
             given: Given::default(),
             used: Usage::default(),
             time: Times { started, ..Times::default() },

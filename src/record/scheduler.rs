@@ -79,16 +79,26 @@ impl Notes {
             })
     }
 
+    /// Ids of all jobs of which there is a note, sorted.
+    pub fn ids(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut ids: Vec<String> = names.filter(|name| !name.starts_with('=')).collect();
+        ids.sort();
+        ids
+    }
+
     /// Removes the notes of jobs that have ended more than so many seconds
-    /// ago, and what a killed process was writing.
-    pub fn sweep(&self, now: u64, seconds: u64) {
+    /// ago, and what a killed process was writing; not those of which
+    /// something `stands`, since an epilog was cut off there.
+    pub fn sweep(&self, now: u64, seconds: u64, stands: impl Fn(&str) -> bool) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             let old = |m: fs::Metadata| {
                 u64::try_from(m.mtime()).is_ok_and(|t| t.saturating_add(seconds) < now)
             };
             let over = self.load(&name).is_none_or(|note| note.phase == Phase::Ended);
-            if over && entry.metadata().is_ok_and(old) {
+            if over && !stands(&name) && entry.metadata().is_ok_and(old) {
                 let _ = fs::remove_file(entry.path());
             }
         }

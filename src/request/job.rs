@@ -14,6 +14,9 @@ pub struct JobRequest {
     /// A name or digest in the image stores, instead of a bundle.
     #[serde(default)]
     pub image: Option<String>,
+    /// The image must be in a store of this node: nothing is fetched for it.
+    #[serde(default)]
+    pub no_fetch: bool,
     /// How many CPUs.
     pub cpus: Option<usize>,
     /// CPUs may be given to others as well.

@@ -153,7 +153,25 @@ pub fn explain(wanted: &str) -> Result<(Image, Vec<String>), Problems> {
     Ok((described(wanted, &found.stored, root), vec![line]))
 }
 
+/// The last parts of all names in an image.
+///
+/// # Errors
+/// There is no such image, or it is damaged.
+pub fn file_names(wanted: &str) -> Result<Vec<String>, Problem> {
+    let found = find(wanted, None)?;
+    let (_, tree) = import::tree_of(&found.store, &found.stored, found.bounds, &|_| {})?;
+    let last = |path: &[u8]| {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        String::from_utf8_lossy(name).into_owned()
+    };
+    Ok(tree.paths().map(|path| last(path.bytes())).collect())
+}
+
 /// Makes an image usable as a root.
+///
+/// # Arguments
+/// * `fetch` - whether one that is in no store here may come from a registry,
+///   if the site has one for names without
 ///
 /// # Errors
 /// There is none of that name, or it can be neither mounted nor unpacked.
@@ -161,9 +179,10 @@ pub fn acquire(
     base: &Path,
     id: &str,
     wanted: &str,
+    fetch: bool,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Problems> {
-    let found = find(wanted, Some(warn))?;
+    let found = find(wanted, fetch.then_some(warn))?;
     let flat = import::complete(&found.store, &found.stored.digest, found.bounds, &|_| {});
     let why = match (&found.way, flat) {
         (Way::Kernel, Ok(flat)) => match by_kernel(base, &found.store, &flat)? {
@@ -202,6 +221,7 @@ fn ready_mount(wanted: &str, stored: &Stored, mount: OwnedFd) -> Ready {
 fn described(wanted: &str, stored: &Stored, root: PathBuf) -> Image {
     Image {
         name: name_of(wanted),
+        digest: Some(stored.digest.to_string()),
         passwd: bundle::account_file(&root, "passwd"),
         group: bundle::account_file(&root, "group"),
         env: stored.config.env.clone(),

@@ -13,10 +13,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
-use super::stage;
-use crate::host::{Facts, accounts, hardware};
+use super::stage::{self, Collected};
+use crate::host::{Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
+use crate::kernel::system_v;
 use crate::policy::job::check_hostname;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
@@ -48,7 +49,7 @@ pub fn prolog(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     let (begun, notes, id) = (Instant::now(), Notes::new(base), call.id());
-    notes.sweep(now(), REMEMBERED);
+    notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
     if notes.load(&id).is_some_and(|note| ended_before(&note, call)) {
         warn(&format!("job {id} has ended on this node already"));
         return Ok(());
@@ -132,10 +133,11 @@ pub fn explain(
     job::explain(base, &request(site, call, wishes)?, facts)
 }
 
-/// The names of the other nodes, and, for the node's own srun and scontrol,
+/// The fabric's devices, the names of the other nodes, and, for the node's own srun and scontrol,
 /// MUNGE's socket and Slurm's configuration.
 fn nodes_files(host: bool) -> Vec<String> {
-    let mut all = vec!["/etc/hosts".to_owned()];
+    let mut all = mpi::fabric_paths();
+    all.push("/etc/hosts".to_owned());
     if !host {
         return all;
     }
@@ -170,7 +172,9 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
     let host = image.is_none() && bundle.as_deref().is_none_or(|name| name == "host");
     for path in nodes_files(host) {
         if !binds.iter().any(|b| b.destination == path) {
-            binds.push(bind::parse(&format!("{path}:{path}:ro"))?);
+            // Devices are written to, whoever may.
+            let how = if path.starts_with("/dev/") { "rw" } else { "ro" };
+            binds.push(bind::parse(&format!("{path}:{path}:{how}"))?);
         }
     }
     binds.extend(wishes.binds.iter().cloned());
@@ -189,6 +193,7 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
     Ok(JobRequest {
         id: Some(call.id()),
         image,
+        no_fetch: !site.pull,
         bundle,
         cpus: (site.cpus == site::Cpus::Choose).then_some(call.granted.cpus),
         memory,
@@ -253,7 +258,7 @@ pub fn epilog(
         }
         receipts.prune(now(), site.receipt_days, site.receipt_bytes);
     }
-    notes.sweep(now(), REMEMBERED);
+    notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
     // Locks of a prolog that was killed: whoever takes one takes it away.
     let jobs = Jobs::new(base);
     if jobs.root().is_dir() {
@@ -261,6 +266,26 @@ pub fn epilog(
         drop(jobs.lock_cpus());
     }
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+}
+
+/// Ends what an epilog that was cut off has left standing: its note says that
+/// the job is over. For `denovo node gc`.
+pub fn collect(base: &Path) -> Collected {
+    let (notes, jobs, mut found) = (Notes::new(base), Jobs::new(base), Collected::default());
+    for id in notes.ids() {
+        let over = |note: &Note| {
+            let granted = jobs.load(&id).and_then(|record| record.granted);
+            note.phase == Phase::Ended
+                && granted.is_some_and(|g| {
+                    g.cluster == note.granted.cluster && g.restarts <= note.granted.restarts
+                })
+        };
+        if notes.load(&id).is_some_and(|note| over(&note)) {
+            let gone = end(base, &id).is_ok();
+            if gone { &mut found.removed } else { &mut found.left }.push(format!("job {id}"));
+        }
+    }
+    found
 }
 
 /// What was known of an environment just before its end.
@@ -360,9 +385,13 @@ fn look(record: JobRecord, usage: cgroup::Usage) -> Last {
         Some((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
     };
     let queues = inside("dev/mqueue").and_then(|dir| std::fs::read_dir(dir).ok());
+    // What a job writes on the site's disk is not told from the rest there.
+    let tmp = if record.scratch.is_none() { used("tmp") } else { None };
     let cleaned = Cleaned {
         processes: usage.pids.map_or(0, |n| n.saturating_sub(1)),
         shm: used("dev/shm"),
+        tmp,
+        system_v: record.init.and_then(|init| system_v::objects(init.pid)),
         message_queues: queues.map(|entries| entries.count() as u64),
         scratch: record.scratch.is_some(),
     };
@@ -398,6 +427,7 @@ fn receipt(call: &Call, last: &Last, to_start: Option<u64>, to_end: u64) -> Rece
         gid: record.gid,
         job: record.granted.clone().or_else(|| Some(call.granted.clone())),
         bundle: record.bundle.clone(),
+        image: record.image.clone(),
         given: Given {
             cpus: record.reserved_cpus.clone(),
             memory: record.memory,
@@ -411,7 +441,7 @@ fn receipt(call: &Call, last: &Last, to_start: Option<u64>, to_end: u64) -> Rece
         status: call.status,
         exit_code: call.status.filter(|s| s & 0x7f == 0).map(|s| s >> 8 & 0xff),
         signal: call.status.map(|s| s & 0x7f).filter(|s| *s != 0),
-        problems: Vec::new(),
+        problems: record.cgroup.left_out.clone(),
     }
 }
 

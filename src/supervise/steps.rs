@@ -19,6 +19,11 @@ pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>) -> Step {
     let v1 = orders.plan.cgroup.groups.iter().filter(|g| g.at.version == Version::V1);
     let left = rank::left_outside(host);
     let asked = orders.asked.image.clone().or_else(|| orders.asked.bundle.clone());
+    let mut set = orders.env.clone();
+    // The caller's stays outside, and an image need not say one.
+    if !host && !set.iter().any(|entry| entry.starts_with("PATH=")) {
+        set.push(format!("PATH={}", rank::DEFAULT_PATH));
+    }
     Step {
         namespaces,
         v1_doors: v1.map(|group| group.controllers.clone()).collect(),
@@ -29,7 +34,7 @@ pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>) -> Step {
         bundle: asked.unwrap_or_else(|| "host".to_owned()),
         unset: left.map(str::to_owned).collect(),
         moved: rank::MOVED.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
-        set: orders.env.clone(),
+        set,
     }
 }
 

@@ -9,9 +9,11 @@ setsid sleep 1001 &
 sh -c 'sh -c \"sleep 1002\" &' &
 sleep 1003 & kill -STOP $!
 echo left >/tmp/left; echo left >/dev/shm/left; ipcmk -M 4096 -S 1 -Q >/dev/null
-mkdir -p /tmp/m
-perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 1, LocalPort => 47111) or die; sleep 1004' &
-sleep 0.5
+mkdir -p /tmp/m /dev/shm/u /dev/shm/w
+setsid unshare -rm sh -c 'mount -t overlay -o lowerdir=/usr,upperdir=/dev/shm/u,workdir=/dev/shm/w overlay /tmp/m &&
+    echo overlaid; : >/tmp/1; exec sleep 1005' &
+perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 1, LocalPort => 47111) or die; system q(echo listening; : >/tmp/2); sleep 1004' &
+for i in $(seq 300); do [ -e /tmp/1 ] && [ -e /tmp/2 ] && break; sleep 0.1; done
 echo littered
 ";
 
@@ -24,11 +26,26 @@ fn socket_listens(c: &Cluster, node: &str) -> bool {
 fn nothing_of_a_job_is_left() {
     let Some(c) = cluster("nothing_of_a_job_is_left") else { return };
     let text = c.batch(&["-w", "n1", "-n1"], &format!("echo $SLURM_JOB_ID; {LITTER}"));
-    assert!(text.contains("littered"), "{text}");
+    for word in ["overlaid", "listening", "littered"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    // No file system of the job's can be left that waits for a process of it:
+    // there is no /dev/fuse inside, and a device that is brought in is none.
+    c.ask("n1", "[ -e /opt/fuse ] || mknod -m 666 /opt/fuse c 10 229");
+    let look = "ls /dev/fuse; exec 3<>/run/fuse";
+    let fuse = c.try_srun(&["-w", "n1", "--bind=/opt/fuse:/run/fuse", "sh", "-c", look]);
+    assert!(fuse.code != 0 && fuse.err.contains("/dev/fuse': No such file"), "{fuse:?}");
+    assert!(fuse.err.contains("/run/fuse: Permission denied"), "{fuse:?}");
     c.clean();
     assert!(!socket_listens(&c, "n1"));
     assert_eq!(c.ask("n1", "ls /dev/shm /tmp | grep left || true"), "");
     assert_eq!(c.ask("n1", "tail -n +2 -q /proc/sysvipc/*"), "");
+    assert_eq!(c.ask("n1", "grep '/tmp/m ' /proc/[0-9]*/mounts || true"), "");
+    let receipt = c.receipt("n1", text.lines().next().unwrap());
+    let cleaned = &receipt["cleaned"];
+    assert_eq!(cleaned["systemV"], 3, "{receipt}");
+    assert!(cleaned["shm"].as_u64() >= Some(4096), "{receipt}");
+    assert!(cleaned["tmp"].as_u64() >= Some(4096), "{receipt}");
     assert_eq!(c.drained(), "");
 }
 

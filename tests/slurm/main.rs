@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod container;
 mod crash;
 mod end;
 mod grant;

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::common::skip;
-use crate::help::{Cluster, cluster};
+use crate::help::{Cluster, cluster, finish};
 
 /// Sends 4 MiB around, and reads its neighbour on the node by
 /// process_vm_readv(2).
@@ -101,5 +101,52 @@ fn what_is_the_schedulers_stays_outside() {
     let pmix = lines.remove(0);
     assert!(pmix.starts_with("pmix."), "{seen}");
     assert!(lines.iter().all(|l| ["lock", "munge"].contains(l) || l.contains("No such")), "{seen}");
+    c.clean();
+}
+
+#[test]
+fn what_would_not_work_is_told_before_a_launch() {
+    let Some(c) = cluster("what_would_not_work_is_told_before_a_launch") else { return };
+    let check = |words: &[&str]| {
+        let all = [&["+alice", "/opt/denovo/denovo", "check", "mpi", "--json"][..], words].concat();
+        let done = finish(&mut c.on("n1", &all));
+        let all: serde_json::Value =
+            serde_json::from_str(&done.out).unwrap_or_else(|e| panic!("{e}: {done:?}"));
+        let of = move |name: &str| {
+            all.as_array().unwrap().iter().find(|check| check["name"] == name).unwrap().clone()
+        };
+        (done.code, of)
+    };
+    // What it says of this node is what the tests beside this one see.
+    let (code, of) = check(&[]);
+    let installed = std::path::Path::new("/usr/bin/mpicc.openmpi").exists();
+    assert_eq!(code == 0, installed, "{}", of("MPI library"));
+    assert_eq!(of("Slurm plugin")["state"], "ok");
+    if installed {
+        let way = of("PMI, PMIx");
+        assert!(way["found"].as_str().unwrap().contains("Open MPI by srun --mpi=pmix"), "{way}");
+    }
+    // A root without MPI, and a cluster without the plugin.
+    c.ask(
+        "n1",
+        "mkdir -p /home/alice/empty/rootfs && echo '{}' >/home/alice/empty/config.json && \
+                 chown -R alice: /home/alice/empty",
+    );
+    let config = r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"}}"#;
+    std::fs::write(c.home("alice").join("empty/config.json"), config).unwrap();
+    let plugins = c.dir().join("etc/slurm/plugstack.conf");
+    let before = std::fs::read_to_string(&plugins).unwrap();
+    std::fs::write(&plugins, before.replace("required", "#required")).unwrap();
+    let (code, of) = check(&["--bundle=./empty"]);
+    std::fs::write(&plugins, before).unwrap();
+    assert_eq!(code, 1);
+    for (name, state, fix) in [
+        ("MPI library", "missing", "openmpi-bin"),
+        ("Slurm plugin", "note", "required denovo_spank.so"),
+    ] {
+        let check = of(name);
+        assert_eq!(check["state"], state, "{check}");
+        assert!(check["fix"].as_str().unwrap().contains(fix), "{check}");
+    }
     c.clean();
 }

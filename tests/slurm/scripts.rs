@@ -113,6 +113,57 @@ fn a_prolog_that_is_killed_at_any_time_leaves_nothing_after_the_epilog() {
 }
 
 #[test]
+fn what_is_killed_is_put_right_by_the_next_or_by_node_gc() {
+    let Some(c) = cluster("what_is_killed_is_put_right_by_the_next_or_by_node_gc") else { return };
+    let killed = |verb: &str, job: u32, after: u64| {
+        let mut going = c.call("n1", verb, job, &[]);
+        going.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut child = going.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(after));
+        c.ask("n1", &format!("pkill -KILL -f '/opt/denovo/denovo {verb}$' || true"));
+        let _ = child.wait();
+    };
+    for number in 0..9u32 {
+        let (job, after) = (JOB + 60 + number, u64::from(number) * 4);
+        run(&c, "prolog", job, &[]);
+        killed("epilog", job, after);
+        match number % 3 {
+            0 => run(&c, "epilog", job, &[]),
+            // The job comes again before anybody looks.
+            1 => {
+                let again = [("SLURM_JOB_RESTART_COUNT", "1")];
+                run(&c, "prolog", job, &again);
+                assert!(stands(&c, job), "{after} ms");
+                run(&c, "epilog", job, &again);
+            }
+            _ => {
+                // Killed before its first step, it has said nothing; Slurm
+                // has seen it fail, and drains the node.
+                let note = format!("cat /run/denovo/scheduler/slurm-{job}");
+                let begun = c.ask("n1", &note).contains("\"ended\"");
+                c.ask("n1", "/opt/denovo/denovo node gc");
+                if !begun {
+                    run(&c, "epilog", job, &[]);
+                }
+            }
+        }
+        c.nothing_left("n1");
+    }
+    // A prolog that is killed leaves nothing that gc does not find, or an
+    // environment that stands and that the epilog ends.
+    for number in 0..4u32 {
+        let job = JOB + 80 + number;
+        killed("prolog", job, u64::from(number) * 12);
+        c.ask("n1", "/opt/denovo/denovo node gc");
+        if !stands(&c, job) {
+            c.nothing_left("n1");
+        }
+        run(&c, "epilog", job, &[]);
+        c.nothing_left("n1");
+    }
+}
+
+#[test]
 fn what_is_no_call_of_slurms_is_refused() {
     let Some(c) = cluster("what_is_no_call_of_slurms_is_refused") else { return };
     for (name, value) in [

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::help::{cluster, finish};
+use crate::help::{Cluster, cluster, finish};
 
 const LOOK: &str = "echo $(readlink /proc/self/ns/pid) $(readlink /proc/self/ns/mnt) $(hostname)";
 
@@ -41,12 +41,18 @@ fn a_task_is_in_an_environment_of_its_user() {
 #[test]
 fn every_step_of_a_job_is_in_one_environment() {
     let Some(c) = cluster("every_step_of_a_job_is_in_one_environment") else { return };
+    // With as much memory as always fits: Slurm frees a step's only some time
+    // after srun has ended, and even a step with --overlap takes its own.
+    let step = "srun --mem=100";
     let text = c.batch(
         &["-N2", "-n4"],
         &format!(
-            "{LOOK}; srun sh -c '{LOOK}'; srun -N1 -n1 -w n1 sleep 5 & \
-             srun --overlap -N2 -n2 sh -c '{LOOK}'; kill %1; wait; touch /tmp/kept; \
-             srun -N1 -n1 -w $(hostname) ls /tmp"
+            "rm -f held\n{LOOK}\n{step} sh -c '{LOOK}'\n\
+             {step} -N1 -n1 -w n1 sh -c ': >held; exec sleep 1000' &\n\
+             until [ -e held ]; do sleep 0.1; done\n\
+             {step} --overlap -N2 -n2 sh -c '{LOOK}'\n\
+             kill $!; wait; rm held; touch /tmp/kept\n\
+             {step} -N1 -n1 -w $(hostname) ls /tmp"
         ),
     );
     let seen: Vec<&str> = text.lines().filter(|l| l.starts_with("pid:")).collect();
@@ -171,5 +177,71 @@ fn a_bundle_and_binds_are_what_the_job_runs_in() {
         (2, 2, 2, 2),
         "{seen:?}"
     );
+    c.clean();
+}
+
+/// A root with a shell in it, as image NAME of the site's store, which all
+/// nodes see.
+fn import(c: &Cluster, name: &str) -> String {
+    let script = format!(
+        "mkdir -p /tmp/{name}/bin /tmp/{name}/etc && cp /bin/busybox /tmp/{name}/bin/ && \
+         for a in sh cat id ls sleep; do ln -sf busybox /tmp/{name}/bin/$a; done && \
+         echo {name} >/tmp/{name}/etc/name && \
+         /opt/denovo/denovo image import --store /opt/denovo/images /tmp/{name} {name} >/dev/null && \
+         rm -r /tmp/{name} && /opt/denovo/denovo image inspect --json {name}"
+    );
+    let text = c.ask("n1", &script);
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    shown["manifest"].as_str().unwrap_or_else(|| panic!("{text}")).to_owned()
+}
+
+#[test]
+fn an_image_of_the_sites_store_is_what_the_job_runs_in() {
+    let test = "an_image_of_the_sites_store_is_what_the_job_runs_in";
+    let Some(c) = cluster(test) else { return };
+    if !["/usr/bin/mksquashfs", "/bin/busybox"].iter().all(|p| std::path::Path::new(p).exists()) {
+        crate::common::skip(test, "needs mksquashfs and busybox");
+        return;
+    }
+    // Names without a registry are looked up somewhere, but not by a prolog.
+    let stores = "[images]\nstores = [\"/opt/denovo/images\"]\n\
+                  unqualified = \"127.0.0.1:9/x\"\n[scheduler]\n";
+    c.site(stores);
+    let (one, two) = (import(&c, "one"), import(&c, "two"));
+    let look = "cat /etc/name; id -u; echo job $SLURM_JOB_ID; sleep 1";
+    let words = ["-N2", "-n4", "--mem=100", "--image=one", "sh", "-c", look];
+    let seen = c.srun(&words);
+    let count = |text: &str| seen.lines().filter(|l| *l == text).count();
+    assert_eq!((count("one"), count("61001")), (4, 4), "{seen}");
+    let job = seen.lines().find_map(|l| l.strip_prefix("job ")).unwrap();
+    for node in ["n1", "n2"] {
+        let receipt = c.receipt(node, job);
+        assert_eq!(
+            (&receipt["image"], &receipt["bundle"]),
+            (&one.as_str().into(), &"one:latest".into())
+        );
+    }
+    // The batch script is inside as well.
+    assert_eq!(c.batch(&["-N1", "-n1", "--image=one"], "cat /etc/name"), "one\n");
+    // A site's default; who asks for another has that; none of the name.
+    c.site(&format!("{stores}image = \"two\"\n"));
+    let default = c.srun(&["-w", "n3", "sh", "-c", "cat /etc/name; echo $SLURM_JOB_ID"]);
+    let (name, job) = default.split_once('\n').unwrap();
+    assert_eq!((name, &c.receipt("n3", job)["image"]), ("two", &two.as_str().into()));
+    assert_eq!(c.srun(&["-w", "n3", "--image=one", "cat", "/etc/name"]), "one");
+    assert_ne!(c.srun(&["-w", "n3", "--image=host", "cat", "/etc/os-release"]), "");
+    let none = c.try_srun(&["-w", "n3", "--image=three", "true"]);
+    assert!(none.code == 1 && none.err.contains("three"), "{none:?}");
+    assert_eq!(c.drained(), "");
+    // A default that is not there is the site's mistake, and the node's.
+    c.site(&format!("{stores}image = \"three\"\n"));
+    c.try_srun(&["-w", "n3", "true"]);
+    let drained = c.drained();
+    assert!(drained.starts_with("n3 denovo prolog:") && drained.contains("three"), "{drained}");
+    c.site("");
+    c.all_idle();
+    let loops =
+        c.ask("n1", "losetup --noheadings --output BACK-FILE | grep /opt/denovo/images || true");
+    assert_eq!(loops, "", "no device is kept");
     c.clean();
 }

@@ -218,6 +218,11 @@ impl Tree {
         })
     }
 
+    /// Every name but the root's.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.nodes.keys().filter(|path| !path.is_root())
+    }
+
     /// Every directory, each after the one that it is in; the root first.
     pub fn directories(&self) -> impl Iterator<Item = &Entry> {
         self.others().filter(|e| e.kind == Kind::Directory)

@@ -4,6 +4,7 @@
 pub mod site;
 pub mod slurm;
 pub mod slurm_config;
+pub mod slurm_container;
 
 use serde::{Deserialize, Serialize};
 

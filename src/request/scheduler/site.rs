@@ -35,6 +35,9 @@ pub struct Scheduler {
     /// What a job gets that asks for nothing; `host` is the node's own
     /// distribution.
     pub image: Option<String>,
+    /// Whether a prolog may fetch an image that is in no store of the node, from
+    /// the registry that the site has for names without one.
+    pub pull: bool,
     pub cpus: Cpus,
     pub memory: Memory,
     /// Most processes and threads of a job.
@@ -64,6 +67,7 @@ impl Default for Scheduler {
     fn default() -> Self {
         Self {
             image: None,
+            pull: false,
             cpus: Cpus::default(),
             memory: Memory::default(),
             pids: None,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// `file` is slurm.conf, plugstack.conf or denovo.toml; `version`
+/// `file` is slurm.conf, plugstack.conf, oci.conf or denovo.toml; `version`
 /// Slurm's, such as (22, 5); `binary` where denovo is.
 pub fn config(file: &str, version: (u32, u32), binary: &Path) -> String {
     let denovo = binary.display();
@@ -10,9 +10,28 @@ pub fn config(file: &str, version: (u32, u32), binary: &Path) -> String {
         "plugstack.conf" => "# /etc/slurm/plugstack.conf, on nodes and submit hosts\n\
              required denovo_spank.so\n"
             .to_owned(),
+        // RunTimeRun alone: Slurm reads a create's standard output to its end,
+        // which a container that inherits it keeps open. The names are made of
+        // patterns that every release since 22.05 has.
+        "oci.conf" => format!(
+            "# /etc/slurm/oci.conf, for srun --container=DIR on Slurm {0}.{1:02}; the plugin's\n\
+             # --bundle and --image do more, and need none of this.\n\
+             # Query and Delete are run by root: what they name is looked up in root's\n\
+             # own records only, where no user can have written.\n\
+             RunTimeQuery=\"{denovo} state %n.%u.%j.%s.%t\"\n\
+             RunTimeKill=\"{denovo} kill --all %n.%u.%j.%s.%t KILL\"\n\
+             RunTimeDelete=\"{denovo} delete --force %n.%u.%j.%s.%t\"\n\
+             RunTimeRun=\"{denovo} scheduler slurm task --job %j %b\"\n{2}",
+            version.0,
+            version.1,
+            // Later ones bind the spool, for which a root that is read-only
+            // must have a directory.
+            if version >= (26, 5) { "MountSpoolDir=/var/run/slurm/\n" } else { "" }
+        ),
         "denovo.toml" => "# /etc/denovo/denovo.toml, on nodes\n\
              [scheduler]\n\
              #image = \"host\"            # what a job gets that asks for nothing\n\
+             #pull = false              # whether a prolog may fetch an image\n\
              #cpus = \"choose\"           # or \"scheduler\" with task/affinity, task/cgroup\n\
              #memory = \"scheduler\"      # or \"share\" (without the plugin), \"none\"\n\
              #bind = [\"/scratch\"]       # what every job sees of the node\n\

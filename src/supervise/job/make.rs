@@ -31,6 +31,7 @@ struct Prepared {
     plan: Plan,
     env: Vec<String>,
     bundle: String,
+    digest: Option<String>,
     scratch: Option<PathBuf>,
     cpus: Vec<u32>,
     image: FromImage,
@@ -49,7 +50,7 @@ struct FromImage {
 fn from_image(
     jobs: &Jobs,
     id: &str,
-    wanted: &str,
+    (wanted, fetch): (&str, bool),
     dry: bool,
     warn: &dyn Fn(&str),
 ) -> Result<(image::Found, FromImage), Problems> {
@@ -58,7 +59,7 @@ fn from_image(
         return Ok((image::Found::Bundle(image), FromImage { lines, ..FromImage::default() }));
     }
     let base = jobs.root().parent().unwrap_or(jobs.root());
-    let ready = from_store::acquire(base, id, wanted, warn)?;
+    let ready = from_store::acquire(base, id, wanted, fetch, warn)?;
     let (handed, held) = (ready.handed, ready.held);
     let kept = FromImage { handed, held, mount: ready.mount, lines: Vec::new() };
     Ok((image::Found::Bundle(ready.image), kept))
@@ -89,15 +90,17 @@ fn prepare(
     let memory = hardware::memory_total().unwrap_or(1 << 30);
     let cpus = choose_cpus(jobs, request, facts).map_err(|p| vec![p])?;
     let (found, from_image) = match &request.image {
-        Some(wanted) => from_image(jobs, id, wanted, dry, warn)?,
+        Some(wanted) => from_image(jobs, id, (wanted, !request.no_fetch), dry, warn)?,
         None => (bundle_of(request, &person)?, FromImage::default()),
     };
-    let (source, env, bundle) = match found {
-        image::Found::Host => (Source::Host(Distribution::read()), Vec::new(), "host".to_owned()),
+    let (source, env, bundle, digest) = match found {
+        image::Found::Host => {
+            (Source::Host(Distribution::read()), Vec::new(), "host".to_owned(), None)
+        }
         image::Found::Bundle(b) => {
             let (root, handed) = (b.root, from_image.handed.is_some());
             let source = Source::Bundle { root, handed, passwd: b.passwd, group: b.group, memory };
-            (source, b.env, b.name)
+            (source, b.env, b.name, b.digest)
         }
     };
     // Root's own directory is none of the job's user's business.
@@ -153,6 +156,7 @@ fn prepare(
             plan,
             env,
             bundle,
+            digest,
             scratch,
             cpus: cpus.unwrap_or_default(),
             image: from_image,
@@ -227,6 +231,7 @@ pub(super) fn make(
         uid: prepared.person.uid,
         gid: prepared.person.gid,
         bundle: prepared.bundle,
+        image: prepared.digest,
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         monitor: crate::record::process::ProcessName::own(),
         init: None,
