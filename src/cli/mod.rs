@@ -155,12 +155,18 @@ impl Context {
     /// The containers of `--root` or of the caller.
     pub fn containers(&self) -> Store {
         let own = || base::base(nix::unistd::geteuid().as_raw()).join("containers");
-        Store::new(self.global.root.clone().unwrap_or_else(own))
+        Store::new(self.root().unwrap_or_else(own))
+    }
+
+    /// `--root`, for processes in other directories as well.
+    fn root(&self) -> Option<PathBuf> {
+        let given = self.global.root.as_ref()?;
+        Some(std::path::absolute(given).unwrap_or_else(|_| given.clone()))
     }
 
     /// The base directory for everything else.
     pub fn base(&self) -> PathBuf {
-        self.global.root.clone().unwrap_or_else(|| base::base(nix::unistd::geteuid().as_raw()))
+        self.root().unwrap_or_else(|| base::base(nix::unistd::geteuid().as_raw()))
     }
 
     /// This node's facts, or those of `explain --facts`.

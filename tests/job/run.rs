@@ -88,6 +88,19 @@ fn where_the_time_went_is_told_of_the_environment_and_of_the_rank() {
 }
 
 #[test]
+fn records_may_be_in_a_directory_named_from_here() {
+    for place in Place::each("records_may_be_in_a_directory_named_from_here") {
+        let base = place.base();
+        let mut command = place.program(&place.denovo_path());
+        command.current_dir(base.parent().unwrap());
+        command.arg("--root").arg(base.file_name().unwrap());
+        command.args(["job", "run", "--", "sh", "-c", "echo inside"]);
+        let ran = place.finish(command).expect(0, "a relative --root");
+        assert_eq!((ran.out().as_str(), ran.err.as_str()), ("inside", ""), "{ran:?}");
+    }
+}
+
+#[test]
 fn exit_status_is_the_commands() {
     for place in Place::each("exit_status_is_the_commands") {
         for (script, code) in

@@ -84,6 +84,8 @@ pub struct Child<'a> {
     /// Whether the environment runs already and this process only enters it.
     pub entering: bool,
     null: Option<OwnedFd>,
+    /// The directory of the device made last, as long as devices follow.
+    devices: Option<(root::Buffer, OwnedFd)>,
     found: usize,
     released: bool,
     starter: Option<OwnedFd>,
@@ -109,6 +111,7 @@ impl<'a> Child<'a> {
             layers: 0,
             entering: false,
             null: None,
+            devices: None,
             found: 0,
             released: false,
             starter: None,
@@ -147,6 +150,9 @@ impl<'a> Child<'a> {
     }
 
     fn take(&mut self, step: &Inside) -> Result<(), Fault> {
+        if !matches!(step, Inside::MakeDevice(_)) {
+            self.devices = None;
+        }
         match step {
             Inside::EnterGroups => self.enter_groups(),
             Inside::NewCgroupNamespace => unshare(libc::CLONE_NEWCGROUP),
@@ -391,8 +397,8 @@ fn unshare(flags: i32) -> Result<(), Fault> {
 }
 
 /// An existing directory or file outside, without following it anywhere else.
-pub fn open_path(path: &CText) -> Result<OwnedFd, Fault> {
+pub fn open_path(path: &(impl AsRef<std::ffi::CStr> + ?Sized)) -> Result<OwnedFd, Fault> {
     use nix::fcntl::{OFlag, open};
-    open(path.as_c_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+    open(path.as_ref(), OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
         .named("open")
 }
