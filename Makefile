@@ -22,7 +22,7 @@ plugin  := target/denovo_spank.so
 sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build spank demo demo-images test test-slurm-24 test-vm check bench bench-mpi install clean
+.PHONY: help build spank demo demo-images test test-slurm-24 test-vm check fuzz bench bench-mpi install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -72,6 +72,10 @@ test-slurm-24: ## the core of the Slurm tests with Slurm 24.11, in a root of Deb
 test-vm: ## the tests in virtual machines with other kernels, as root and as a user
 	@scripts/setup vm
 	@tests/vm/run $(KERNELS)
+
+fuzz: ## lets the fuzz targets run for a minute each (minutes to build the first time)
+	@scripts/setup fuzz
+	@fuzz/run
 
 bench: ## start-up and memory against crun, runc, bubblewrap and the kernel's floor
 	@scripts/setup bench

@@ -2,16 +2,18 @@
  * floor: the least that starting a container can cost on this kernel.
  *
  * Runs one command in what runc's default config.json asks for, with the system
- * calls that this takes, as denovo makes them, and nothing around them: no JSON,
- * no look at the node, no checks, no plan, no messages. `make bench` holds
- * denovo's start against it. Where denovo finds a cheaper way to the same state,
- * this file follows, so that it stays the floor.
+ * calls that this takes, as denovo makes them, and nothing around them: it reads
+ * config.json and what the kernel tells of the node, but makes nothing of it: no
+ * JSON, no checks, no plan, no messages. `make bench` holds denovo's start against
+ * it. Where denovo finds a cheaper way to the same state, this file follows, so
+ * that it stays the floor.
  *
- *     floor [-d] v2|hybrid STATE ROOTFS COMMAND [ARGUMENT...]
+ *     floor [-d] v2|hybrid STATE BUNDLE ROOTFS COMMAND [ARGUMENT...]
  *
  * v2      one cgroup below /sys/fs/cgroup, entered by clone3 itself
  * hybrid  one in every v1 hierarchy and in /sys/fs/cgroup/unified
  * STATE   the folder for records
+ * BUNDLE  the folder of config.json
  * -d      with the config's device rules: an eBPF filter on v2, devices.* on v1
  */
 #define _GNU_SOURCE
@@ -21,6 +23,7 @@
 #include <linux/capability.h>
 #include <linux/keyctl.h>
 #include <linux/openat2.h>
+#include <limits.h>
 #include <linux/sched.h>
 #include <net/if.h>
 #include <poll.h>
@@ -40,6 +43,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -456,6 +460,33 @@ static void started(pid_t pid, char *text, size_t size)
     get(path, text, size);
 }
 
+/* What a runtime must know before it makes anything, without knowing it. */
+static void look(const char *bundle, const char *rootfs)
+{
+    static const char *const node[] = {
+        "/proc/self/uid_map", "/proc/self/mountinfo", "/proc/self/cgroup",
+    };
+    static char text[64 << 10];
+    char path[4096], at[PATH_MAX];
+    struct utsname name;
+    cpu_set_t cpus;
+    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct data[2];
+
+    must(uname(&name));
+    must(getgroups(0, NULL));
+    must(syscall(SYS_capget, &header, data));
+    must(sched_getaffinity(0, sizeof cpus, &cpus));
+    for (size_t i = 0; i < count(node); i++)
+        get(node[i], text, sizeof text);
+    get(v2 ? "/sys/fs/cgroup/cgroup.controllers" : "/sys/fs/cgroup/unified/cgroup.controllers",
+        text, sizeof text);
+    must(realpath(bundle, at) ? 0 : -1);
+    snprintf(path, sizeof path, "%s/config.json", bundle);
+    get(path, text, sizeof text);
+    must(realpath(rootfs, at) ? 0 : -1);
+}
+
 int main(int argc, char **argv)
 {
     char folder[128], state[160], init[160], text[1024], byte;
@@ -468,8 +499,8 @@ int main(int argc, char **argv)
         argv++;
         argc--;
     }
-    if (argc < 5) {
-        fprintf(stderr, "usage: floor [-d] v2|hybrid STATE ROOTFS COMMAND [ARGUMENT...]\n");
+    if (argc < 6) {
+        fprintf(stderr, "usage: floor [-d] v2|hybrid STATE BUNDLE ROOTFS COMMAND [ARGUMENT...]\n");
         return 2;
     }
     v2 = strcmp(argv[1], "v2") == 0;
@@ -478,6 +509,7 @@ int main(int argc, char **argv)
     snprintf(state, sizeof state, "%s/state.json", folder);
     snprintf(init, sizeof init, "%s/init", folder);
 
+    look(argv[3], argv[4]);
     sigfillset(&all);
     must(sigprocmask(SIG_SETMASK, &all, NULL));
     int signals = must(signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -498,7 +530,7 @@ int main(int argc, char **argv)
     pid_t child = must(syscall(SYS_clone3, &args, sizeof args));
     if (child == 0) {
         close(channel[0]);
-        inside(argv[3], &entrance, channel[1], argv + 4);
+        inside(argv[4], &entrance, channel[1], argv + 5);
     }
     close(channel[1]);
     int process = must(pidfd_open(child, 0));

@@ -13,10 +13,12 @@ mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::host::Facts;
+use crate::kernel::timings;
 use crate::problem::Problem;
 use crate::record::base;
 use crate::record::container::Store;
@@ -63,6 +65,9 @@ pub struct Global {
     /// Have systemd make a container's control group, as a transient scope
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Tell on standard error where the time of a start went
+    #[arg(long)]
+    timings: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -154,12 +159,18 @@ impl Context {
     /// The containers of `--root` or of the caller.
     pub fn containers(&self) -> Store {
         let own = || base::base(nix::unistd::geteuid().as_raw()).join("containers");
-        Store::new(self.global.root.clone().unwrap_or_else(own))
+        Store::new(self.root().unwrap_or_else(own))
+    }
+
+    /// `--root`, for processes in other directories as well.
+    fn root(&self) -> Option<PathBuf> {
+        let given = self.global.root.as_ref()?;
+        Some(std::path::absolute(given).unwrap_or_else(|_| given.clone()))
     }
 
     /// The base directory for everything else.
     pub fn base(&self) -> PathBuf {
-        self.global.root.clone().unwrap_or_else(|| base::base(nix::unistd::geteuid().as_raw()))
+        self.root().unwrap_or_else(|| base::base(nix::unistd::geteuid().as_raw()))
     }
 
     /// This node's facts, or those of `explain --facts`.
@@ -189,8 +200,15 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> i32 {
     crate::kernel::sys::prefault();
     crate::kernel::sys::ignore_signal(libc::SIGPIPE);
     let argv: Vec<OsString> = argv.into_iter().collect();
+    let begun = argv.iter().any(|word| word == "--timings").then(SystemTime::now);
     match parse(&argv) {
-        Ok(cli) => dispatch(cli, None),
+        Ok(cli) => {
+            if let (true, Some(begun)) = (cli.global.timings, begun) {
+                // Nothing depends on it.
+                let _ = timings::ask(begun, say::timings);
+            }
+            dispatch(cli, None)
+        }
         Err(error) => usage::answer(&error, &argv),
     }
 }

@@ -14,6 +14,13 @@ pub fn out(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// What `--timings` asks for, on standard error, in one piece: by then the
+/// program that was started writes there too.
+pub fn timings(text: &str) {
+    let text = text.replace('\n', "\ndenovo: ");
+    let _ = std::io::stderr().write_all(format!("denovo: {text}\n").as_bytes());
+}
+
 /// The same on standard error.
 fn err(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");

@@ -165,7 +165,7 @@ pub(super) fn look_into(found: &mut Cgroups) {
     }
     let Some(v2) = &mut found.v2 else { return };
     let words = |path: &Path| -> Vec<String> {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let text = super::text_of(path).unwrap_or_default();
         text.split_whitespace().map(str::to_owned).collect()
     };
     if let Some(delegated) = v2.own.strip_suffix(CALLERS).and_then(|p| p.strip_suffix('/')) {

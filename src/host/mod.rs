@@ -1,7 +1,7 @@
 //! What this node is: read once, no decisions, serialisable so that another
 //! node's case can be replayed (`denovo explain --facts FILE`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -119,13 +119,15 @@ impl Facts {
 impl Caller {
     fn read() -> Result<Self, FactsError> {
         let call = |what| move |errno| FactsError::Call { what, errno };
-        let groups = nix::unistd::getgroups().map_err(call("supplementary groups"))?;
+        let groups = rustix::process::getgroups()
+            .map_err(|e| nix::errno::Errno::from_raw(e.raw_os_error()))
+            .map_err(call("supplementary groups"))?;
         let effective = caps::read(None, caps::CapSet::Effective)
             .map_err(|e| FactsError::Capabilities { reason: e.to_string() })?;
         Ok(Self {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
-            groups: groups.into_iter().map(nix::unistd::Gid::as_raw).collect(),
+            groups: groups.into_iter().map(rustix::process::Gid::as_raw).collect(),
             capabilities: effective.iter().fold(0, |mask, cap| mask | cap.bitmask()),
             cpus: affinity()?,
             nested: nested(),
@@ -142,7 +144,7 @@ impl Caller {
 /// The first user namespace is the only one that maps every id to itself
 /// (user_namespaces(7)); a kernel without them has no other.
 fn nested() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = text_of(Path::new("/proc/self/uid_map")).unwrap_or_default();
     let fields: Vec<&str> = map.split_ascii_whitespace().collect();
     !fields.is_empty() && fields != ["0", "0", "4294967295"]
 }
@@ -174,13 +176,22 @@ impl Cgroups {
 
 /// Text of a file under /proc, which may hold any bytes.
 fn read(path: &'static str) -> Result<String, FactsError> {
-    use std::io::Read;
-    // These files have no size to go by; this saves most of the reads.
-    let mut bytes = Vec::with_capacity(16 << 10);
-    match std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-        Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(e) => Err(FactsError::Unreadable { path, reason: e.to_string() }),
+    text_of(Path::new(path)).map_err(|e| FactsError::Unreadable { path, reason: e.to_string() })
+}
+
+/// Text of a file of the kernel's, which has no size to go by: std would ask
+/// for one, and read in small pieces.
+///
+/// # Errors
+/// As open(2) and read(2).
+pub fn text_of(path: &Path) -> std::io::Result<String> {
+    let file = std::fs::File::open(path)?;
+    let mut bytes = Vec::with_capacity(4 << 10);
+    while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {
+        bytes.reserve(4 << 10);
     }
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|bytes| String::from_utf8_lossy(bytes.as_bytes()).into_owned()))
 }
 
 /// Major and minor version of the running kernel.

@@ -8,7 +8,7 @@ use super::flatten::{self, TarSink};
 use super::import::{Stored, tree_of, write};
 use super::manifest::SQUASHFS_LAYER;
 use super::merge::{self, Bounds, Progress};
-use super::store::Flat;
+use super::store::{Begun, Flat};
 use super::{Digest, Reference, Store};
 use crate::problem::Problem;
 
@@ -53,7 +53,7 @@ pub fn export(
     }
     // Under another name until it is whole.
     let new = with_suffix(to, ".denovo-part");
-    let guard = Guard(new.clone());
+    let begun = Begun::new(new.clone());
     match format {
         Format::Oci => layout(store, image, name, &new, (bounds, progress))?,
         Format::Tar => {
@@ -73,18 +73,8 @@ pub fn export(
         }
     }
     fs::rename(&new, to).map_err(|e| failed(to, &e))?;
-    drop(guard);
+    begun.keep();
     Ok(())
-}
-
-/// Removes what was begun.
-struct Guard(PathBuf);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

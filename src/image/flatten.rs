@@ -4,14 +4,17 @@
 //! ever unpacked; it compresses with all cores. docs/decisions says why
 //! squashfs, and why at this level.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 
+use super::child::Child;
 use super::merge::{self, Layer, Progress, Sink, Tree};
 use super::store::Flat;
 use super::tar::{Entry, Writer};
+use super::unpack::{Owners, Unpacker};
 use super::{Digest, Store};
 use crate::problem::Problem;
 
@@ -152,11 +155,12 @@ fn clamped(entry: &Entry) -> std::borrow::Cow<'_, Entry> {
     std::borrow::Cow::Owned(Entry { mtime: entry.mtime.clamp(0, most), ..entry.clone() })
 }
 
-/// Writes a tree as an erofs to `to`, by way of a tar file: mkfs.erofs(1)
-/// reads its input twice.
+/// Writes a tree as an erofs to `to`, by way of a tar file, since mkfs.erofs(1)
+/// reads its input twice; before 1.7 it reads no tar, but a directory, which
+/// only root can make as the image has it.
 ///
 /// # Errors
-/// mkfs.erofs is not there, is older than 1.7 (which reads no tar), or fails.
+/// mkfs.erofs is not there, or too old for a user, or fails.
 pub fn erofs(
     store: &Store,
     layers: &[Layer],
@@ -168,17 +172,33 @@ pub fn erofs(
     let help = Command::new("mkfs.erofs").arg("--help").output();
     let text = help.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
-    if !text.contains("--tar") {
+    let has = |option: &str| text.contains(option);
+    let temporary = store.temporary("erofs")?;
+    let mut source = temporary.path().to_owned();
+    if has("--tar") {
+        let file = File::create(&source).map_err(|e| stream(&e))?;
+        let mut sink = TarSink::new(BufWriter::with_capacity(1 << 17, file), true);
+        merge::emit(store, layers, tree, &mut sink, progress)?;
+        sink.finish().map_err(|e| stream(&e))?;
+        command.arg("--tar=f");
+    } else if nix::unistd::geteuid().is_root() {
+        // There are setuid programs in it: nobody else may enter.
+        DirBuilder::new().mode(0o700).create(&source).map_err(|e| stream(&e))?;
+        source.push("root");
+        DirBuilder::new().create(&source).map_err(|e| stream(&e))?;
+        let mut unpacker = Unpacker::new(&source, Owners::Kept)?;
+        merge::emit(store, layers, tree, &mut unpacker, progress)?;
+        unpacker.finish()?;
+    } else {
         return Err(Problem::site("mkfs.erofs of this node is too old to read a tar stream")
             .hint("erofs-utils 1.7 or newer can; export as squashfs or tar instead"));
     }
-    let temporary = store.temporary("erofs")?;
-    let file = File::create(temporary.path()).map_err(|e| stream(&e))?;
-    let mut sink = TarSink::new(BufWriter::with_capacity(1 << 17, file), true);
-    merge::emit(store, layers, tree, &mut sink, progress)?;
-    sink.finish().map_err(|e| stream(&e))?;
-    command.args(["--tar=f", "-zlz4", "-T0", "--quiet"]).arg(to).arg(temporary.path());
-    let child = command.stdin(Stdio::null()).spawn();
+    command.args(["-zlz4", "--quiet"]);
+    // The time of the file system alone; files keep theirs.
+    if has("--mkfs-time") {
+        command.args(["--mkfs-time", "-T0"]);
+    }
+    let child = Child::spawn(command.arg(to).arg(&source).stdin(Stdio::null()));
     wait(child.map_err(|e| cannot_start("mkfs.erofs", &e))?, "mkfs.erofs")
 }
 
@@ -205,7 +225,8 @@ fn feed(
     name: &str,
     write: impl FnOnce(BufWriter<ChildStdin>) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
-    let mut child = command.stdin(Stdio::piped()).spawn().map_err(|e| cannot_start(name, &e))?;
+    let child = Child::spawn(command.stdin(Stdio::piped()));
+    let mut child = child.map_err(|e| cannot_start(name, &e))?;
     let input = child.stdin.take().ok_or_else(|| Problem::ours("no pipe to a child"))?;
     // A pipe holds 64 KiB unless asked; a larger one lets both sides run.
     let _ = rustix::pipe::fcntl_setpipe_size(&input, 1 << 20);
@@ -254,13 +275,8 @@ fn cannot_start(name: &str, why: &std::io::Error) -> Problem {
 pub fn read_squashfs(file: File) -> Result<SquashfsReader, Problem> {
     let mut command = tool("sqfs2tar", "squashfs-tools-ng")?;
     // Its own descriptor 0: whatever the file is called by then.
-    let child = command
-        .arg("--no-skip")
-        .arg("/proc/self/fd/0")
-        .stdin(Stdio::from(file))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
+    command.args(["--no-skip", "/proc/self/fd/0"]).stdin(Stdio::from(file));
+    let child = Child::spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()))
         .map_err(|e| cannot_start("sqfs2tar", &e))?;
     Ok(SquashfsReader { child })
 }

@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod care;
+pub mod child;
 pub mod decompress;
 pub mod digest;
 pub mod export;

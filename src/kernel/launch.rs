@@ -8,6 +8,7 @@ use super::cgroup::Doors;
 use super::channel::{Channel, Heard, STAGE, Word};
 use super::inside::{Child, Executable, Fault, Named};
 use super::sys::{self, Forked};
+use super::timings::{self, Stage};
 use crate::plan::inside::{Inside, Join};
 use crate::plan::{Launch, Plan};
 use crate::policy::spec::{IdMap, Kind};
@@ -139,6 +140,7 @@ pub fn launch_placed(
         }
         Forked::Parent(pid) => {
             drop(theirs);
+            timings::done(Stage::Clone);
             adopt(&plan.launch, pid, ours, place)
         }
     }
@@ -170,7 +172,10 @@ fn adopt(
         }
     };
     match prepared() {
-        Ok(pidfd) => Ok(Born { pid, pidfd, channel }),
+        Ok(pidfd) => {
+            timings::done(Stage::Release);
+            Ok(Born { pid, pidfd, channel })
+        }
         Err(error) => {
             // Closing the channel ends the child, which still waits.
             drop(channel);
@@ -212,6 +217,7 @@ fn run_child(
     executable: Option<&Executable<'_>>,
     channel: &Channel,
 ) -> i32 {
+    timings::born();
     if plan.launch.owner.is_some() {
         // Becoming the owner made this process's files in /proc root's, who
         // is nobody in the new user namespace; some must be written to.
@@ -285,6 +291,7 @@ fn staged(
     drop(stage_ours);
     let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(stage), None);
     let pid = result?;
+    timings::done(Stage::Clone);
     if user_first {
         let mapped = Launch { new: launch.new & !(libc::CLONE_NEWUSER as u64), ..launch.clone() };
         return adopt(&mapped, pid, ours, place);

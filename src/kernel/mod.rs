@@ -17,3 +17,4 @@ mod netlink;
 pub mod procfs;
 pub mod sys;
 pub mod system_v;
+pub mod timings;

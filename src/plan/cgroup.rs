@@ -58,9 +58,15 @@ pub struct Group {
 pub enum CgroupStep {
     /// Has systemd make the group, with every controller that it delegates.
     Scope { at: Place, scope: Scope },
-    /// Makes a group, and the groups above it that are not there yet.
+    /// Makes a group, and the groups above it that are not there yet. An empty
+    /// group that is there already is used as it is, with the limits that its
+    /// maker gave it: runtime-spec, config-linux.md, "Control groups".
     Make {
         at: Place,
+        /// The name is one of denovo's own, so that an empty group is what a
+        /// killed denovo left; it is made anew, and no old limit stays.
+        #[serde(default)]
+        anew: bool,
         /// Groups above it that are denovo's own and go when they are empty,
         /// the deepest first.
         shared: Vec<String>,
@@ -237,9 +243,18 @@ fn first_level(path: &str, facts: &Facts) -> usize {
 /// or a service manager's, which would not like them removed when empty.
 fn shared(path: &str) -> Vec<String> {
     let names: Vec<&str> = path.split('/').collect();
-    let ours = names.iter().position(|n| *n == "denovo" || n.starts_with("denovo-"));
-    let first = ours.unwrap_or(names.len());
+    let first = first_of_ours(path).unwrap_or(names.len());
     (first + 1..names.len()).rev().map(|end| names[..end].join("/")).collect()
+}
+
+/// The first name of `path` that only denovo gives.
+fn first_of_ours(path: &str) -> Option<usize> {
+    path.split('/').position(|name| name == "denovo" || name.starts_with("denovo-"))
+}
+
+fn make(at: &Place) -> CgroupStep {
+    let anew = first_of_ours(&at.path).is_some();
+    CgroupStep::Make { at: at.clone(), anew, shared: shared(&at.path) }
 }
 
 fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, needed: &[String]) {
@@ -247,7 +262,7 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
     for hierarchy in v1 {
         let at =
             Place { mount: hierarchy.mount.clone(), version: Version::V1, path: path.to_owned() };
-        plan.steps.push(CgroupStep::Make { at: at.clone(), shared: shared(path) });
+        plan.steps.push(make(&at));
         if hierarchy.controllers.iter().any(|c| c == "cpuset") {
             plan.steps.push(CgroupStep::InheritCpuset { at: at.clone() });
         }
@@ -255,7 +270,7 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
     }
     let Some(v2) = v2 else { return };
     let at = Place { mount: v2.mount.clone(), version: Version::V2, path: path.to_owned() };
-    plan.steps.push(CgroupStep::Make { at: at.clone(), shared: shared(path) });
+    plan.steps.push(make(&at));
     // memory.peak and pids.peak are in the receipt; cpu.stat is there always.
     let statistics: Vec<String> = available(path, facts)
         .into_iter()
@@ -304,7 +319,7 @@ impl CgroupStep {
     /// What takes the step back; `None` where removing the group does.
     pub fn undo(&self) -> Option<CgroupUndo> {
         match self {
-            Self::Make { at, shared } => {
+            Self::Make { at, shared, .. } => {
                 Some(CgroupUndo::Remove { at: at.clone(), shared: shared.clone() })
             }
             Self::Scope { at, scope } => {
@@ -375,7 +390,8 @@ impl fmt::Display for CgroupStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scope { at, scope } => write!(f, "have systemd make {at} as {scope}"),
-            Self::Make { at, .. } => write!(f, "make {at}"),
+            Self::Make { at, anew: true, .. } => write!(f, "make {at}"),
+            Self::Make { at, .. } => write!(f, "make {at}, or use it when it is there and empty"),
             Self::InheritCpuset { at } => {
                 write!(f, "copy cpuset.cpus and cpuset.mems from the parent to {at}")
             }

@@ -45,8 +45,11 @@ impl ProcessName {
 }
 
 fn stat(pid: i32) -> Option<Stat> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse(&text)
+    let file = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+    // The fields asked for are in the first half of it.
+    let mut text = [0; 512];
+    let length = rustix::io::read(&file, &mut text[..]).ok()?;
+    parse(&text[..length])
 }
 
 /// The name in parentheses can hold anything, so fields count from its end.

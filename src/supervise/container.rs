@@ -16,6 +16,7 @@ use super::terminal::Relay;
 use crate::host::Facts;
 use crate::kernel::channel::{Channel, Heard};
 use crate::kernel::launch::Failure;
+use crate::kernel::timings::{self, Stage};
 use crate::kernel::{failure, hook, sys};
 use crate::plan::Plan;
 use crate::plan::build::{self, Options};
@@ -78,6 +79,7 @@ fn ready(
     filters: &KeptFilters,
     warn: &dyn Fn(&str),
 ) -> Result<Ready, Refusal> {
+    timings::done(Stage::Facts);
     let mut bundle = Bundle::load(&options.bundle)?;
     let asked = options.systemd_cgroup.then(|| bundle.take_cgroups_path());
     let Checked { mut spec, warnings } = policy::check_with(&bundle, id, facts, filters)?;
@@ -90,6 +92,7 @@ fn ready(
         warn(warning);
     }
     check_terminal(&spec, options)?;
+    timings::done(Stage::Config);
     let mut plan = build::plan(
         &spec,
         &facts,
@@ -104,6 +107,7 @@ fn ready(
     if let Some(scope) = scope {
         plan.cgroup = plan.cgroup.in_scope(&scope);
     }
+    timings::done(Stage::Plan);
     Ok(Ready { spec, plan, bundle })
 }
 
@@ -156,8 +160,9 @@ pub fn create(
     let born = making.launch(Some(&listener), SigSet::empty())?;
     making.attend(&born, &interrupts)?;
     interrupts.check()?;
-    making.finish(&born)?;
+    let (_, steps) = making.finish(&born)?;
     interrupts.too_late();
+    timings::report("create", &steps);
     Ok(())
 }
 
@@ -186,12 +191,15 @@ pub fn run(
     let born = making.launch(None, SigSet::empty())?;
     let terminal = making.attend(&born, &interrupts)?;
     drop(interrupts);
-    let record = making.finish(&born)?;
+    let (record, steps) = making.finish(&born)?;
     if let Err(problem) = started(&record, &poststart) {
         clean(store, &record)?;
         warn_of_hooks(&record, &poststop, warn);
         return Err(problem.into());
     }
+    timings::done(Stage::Finish);
+    timings::report("run", &steps);
+    drop(steps);
     if options.detach {
         return Ok(0);
     }

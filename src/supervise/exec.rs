@@ -12,6 +12,7 @@ use crate::kernel::channel::Heard;
 use crate::kernel::failure;
 use crate::kernel::launch::{Extra, launch};
 use crate::kernel::sys;
+use crate::kernel::timings::{self, Stage};
 use crate::plan::build::{self};
 use crate::plan::cgroup::CgroupPlan;
 use crate::plan::{self, Plan};
@@ -79,6 +80,7 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
         problems: vec![failure::explain(&plan, f)],
         code: failure::exit_code(&plan, f),
     };
+    timings::done(Stage::Plan);
     let interrupts = Interrupts::hold()?;
     if status == Status::Paused {
         // Born into a frozen group of v2, it could not even be talked to.
@@ -112,10 +114,13 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
             Ok(_) => {}
         }
     }
+    timings::done(Stage::Inside);
     drop(interrupts);
     if let Some(path) = &options.pid_file {
         write_pid_file(path, born.pid)?;
     }
+    timings::done(Stage::Finish);
+    timings::report("exec", &plan.inside);
     if options.detach {
         return Ok(0);
     }

@@ -1,9 +1,11 @@
 //! An image becomes the root of environments: mounted by the kernel for root,
 //! through FUSE for a user, unpacked on the node where neither works.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+pub mod unpacked;
+
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,10 +13,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::image::import::{self, Stored};
 use crate::image::manifest::Platform;
-use crate::image::merge::{self, Bounds};
+use crate::image::merge::Bounds;
 use crate::image::site::Site;
 use crate::image::store::Flat;
-use crate::image::unpack::{Owners, Unpacker, remove};
 use crate::image::{Digest, Image, Reference, Store, bundle, registry, trust};
 use crate::kernel::image_mount::{self, NotMounted};
 use crate::problem::{Problem, Problems};
@@ -27,6 +28,8 @@ pub struct Ready {
     pub image: Image,
     /// The mount, attached nowhere, if it is one.
     pub handed: Option<OwnedFd>,
+    /// What keeps an unpacked image from being removed, if it is one.
+    pub held: Option<OwnedFd>,
     /// Where it is mounted for all environments of this user, if it is.
     pub mount: Option<PathBuf>,
 }
@@ -50,9 +53,6 @@ impl std::fmt::Display for Way {
         }
     }
 }
-
-/// Root's cache of unpacked images; nobody else may look into it.
-const ROOT_CACHE: &str = "/var/cache/denovo/unpacked";
 
 /// The name by which environments of an image are known.
 pub fn name_of(wanted: &str) -> String {
@@ -193,7 +193,7 @@ pub fn acquire(
             match by_fuse(base, id, &found.store, &flat, (program, unmount))? {
                 Ok(mount) => {
                     let image = described(wanted, &found.stored, mount.join("root"));
-                    return Ok(Ready { image, handed: None, mount: Some(mount) });
+                    return Ok(Ready { image, handed: None, held: None, mount: Some(mount) });
                 }
                 Err(why) => why,
             }
@@ -202,20 +202,20 @@ pub fn acquire(
         // No mksquashfs where the job runs: the layers will do.
         (_, Err(problem)) => problem.message,
     };
-    let dir = unpacked(&found, &why, warn)?;
+    let (dir, held) = unpacked::acquire(&found, &why, warn)?;
     if !by_root() {
         let image = described(wanted, &found.stored, dir);
-        return Ok(Ready { image, handed: None, mount: None });
+        return Ok(Ready { image, handed: None, held: Some(held), mount: None });
     }
     // Users may not look into root's cache, so they get a mount of it.
     let mount = image_mount::mount_directory(&dir)
         .map_err(|e| Problem::kernel(format!("{}: {e}", dir.display())))?;
-    Ok(ready_mount(wanted, &found.stored, mount))
+    Ok(Ready { held: Some(held), ..ready_mount(wanted, &found.stored, mount) })
 }
 
 fn ready_mount(wanted: &str, stored: &Stored, mount: OwnedFd) -> Ready {
     let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
-    Ready { image: described(wanted, stored, root), handed: Some(mount), mount: None }
+    Ready { image: described(wanted, stored, root), handed: Some(mount), held: None, mount: None }
 }
 
 fn described(wanted: &str, stored: &Stored, root: PathBuf) -> Image {
@@ -401,62 +401,4 @@ pub fn collect(base: &Path, jobs: &Jobs) -> Vec<String> {
         }
     }
     gone
-}
-
-/// The image's directory in the node-local cache, unpacked by the first who
-/// needs it.
-fn unpacked(found: &Found, why: &str, warn: &dyn Fn(&str)) -> Result<PathBuf, Problem> {
-    let uid = nix::unistd::geteuid().as_raw();
-    let cache = if by_root() {
-        PathBuf::from(ROOT_CACHE)
-    } else {
-        PathBuf::from(format!("/var/tmp/denovo-{uid}/unpacked"))
-    };
-    if let Some(parent) = cache.parent() {
-        base::own_directory(parent, 0o700, uid)?;
-    }
-    base::own_directory(&cache, 0o700, uid)?;
-    let dir = cache.join(found.stored.digest.hex());
-    if dir.is_dir() {
-        return Ok(dir);
-    }
-    let waiting = cache.join(format!("{}.lock", found.stored.digest.hex()));
-    DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(&waiting)
-        .map_err(|e| Problem::site(format!("{}: {e}", waiting.display())))?;
-    let _lock = lock(&waiting)?;
-    if dir.is_dir() {
-        return Ok(dir);
-    }
-    warn(&format!(
-        "image {} is unpacked to {}, once for this node: {why}",
-        found.stored.digest,
-        dir.display()
-    ));
-    let part = cache.join(format!("{}.part", found.stored.digest.hex()));
-    let failed = |e: std::io::Error| {
-        Problem::site(format!("{}: {e}", part.display())).hint("free some space there")
-    };
-    // What a killed process began.
-    remove(&part).map_err(failed)?;
-    DirBuilder::new().mode(0o700).create(&part).map_err(failed)?;
-    let done = unpack(found, &part);
-    if let Err(problem) = done {
-        let _ = remove(&part);
-        return Err(problem);
-    }
-    fs::rename(&part, &dir).map_err(failed)?;
-    let _ = fs::remove_file(waiting.join("lock"));
-    let _ = fs::remove_dir(&waiting);
-    Ok(dir)
-}
-
-fn unpack(found: &Found, to: &Path) -> Result<(), Problem> {
-    let owners = if by_root() { Owners::Kept } else { Owners::Caller };
-    let (layers, tree) = import::tree_of(&found.store, &found.stored, found.bounds, &|_| {})?;
-    let mut unpacker = Unpacker::new(to, owners)?;
-    merge::emit(&found.store, &layers, &tree, &mut unpacker, &|_| {})?;
-    unpacker.finish().map(drop)
 }

@@ -9,9 +9,11 @@ use crate::kernel::cgroup::Doors;
 use crate::kernel::channel::{Channel, Heard, Word};
 use crate::kernel::launch::{Born, Extra, NotLaunched, launch_placed};
 use crate::kernel::net_device::{self, Moved};
+use crate::kernel::timings::{self, Stage};
 use crate::kernel::{failure, hook};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
+use crate::plan::inside::Inside;
 use crate::policy::spec::{Hook, NetDevice, Root};
 use crate::problem::Problem;
 use crate::record::container::{Record, Status, Store};
@@ -91,10 +93,12 @@ impl<'a> Making<'a> {
         if let Some((program, _)) = &making.plan.seccomp {
             store.save_filter(id, program)?;
         }
+        timings::done(Stage::Record);
         making.doors = super::groups::enter(&mut making.plan.cgroup).inspect_err(|_| {
             // None is left of ours; one that is there is somebody else's.
             making.plan.cgroup = CgroupPlan::default();
         })?;
+        timings::done(Stage::Groups);
         Ok(making)
     }
 
@@ -149,7 +153,10 @@ impl<'a> Making<'a> {
             match born.next().map_err(|f| self.refuse(&f))? {
                 // One that is to wait says so first; one that is executed just goes.
                 Heard::Closed if self.waits => return Err(self.died().into()),
-                Heard::Closed | Heard::Created => return Ok(terminal),
+                Heard::Closed | Heard::Created => {
+                    timings::done(Stage::Inside);
+                    return Ok(terminal);
+                }
                 Heard::Terminal(master) => match &self.options.console_socket {
                     Some(path) => send_terminal(path, &master)?,
                     None => terminal = Some(master),
@@ -211,8 +218,8 @@ impl<'a> Making<'a> {
     }
 
     /// The container stands: its pid file, and a record without a keeper
-    /// unless this process stays to wait.
-    pub fn finish(mut self, born: &Born) -> Result<Record, Refusal> {
+    /// unless this process stays to wait. With the record come the steps taken.
+    pub fn finish(mut self, born: &Born) -> Result<(Record, Vec<Inside>), Refusal> {
         if let Some(path) = &self.options.pid_file {
             write_pid_file(path, born.pid)?;
         }
@@ -222,7 +229,8 @@ impl<'a> Making<'a> {
         }
         std::mem::take(&mut self.moved).kept();
         self.done = true;
-        Ok(self.record.clone())
+        timings::done(Stage::Finish);
+        Ok((self.record.clone(), std::mem::take(&mut self.plan.inside)))
     }
 }
 

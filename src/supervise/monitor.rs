@@ -17,6 +17,7 @@ use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, accept, receive_with};
 use crate::kernel::launch::{Born, Extra, Failure, launch};
 use crate::kernel::sys::{self, Forked};
+use crate::kernel::timings::{self, Stage};
 use crate::kernel::{channel, failure};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
@@ -38,6 +39,8 @@ pub struct Orders {
     pub affinity: Option<Vec<u32>>,
     /// The image's mount, attached nowhere; the plan names this descriptor.
     pub image: Option<OwnedFd>,
+    /// What keeps an unpacked image where it is.
+    pub held: Option<OwnedFd>,
     /// What the environment is made for.
     pub asked: JobRequest,
 }
@@ -88,7 +91,11 @@ pub fn spawn(orders: Orders) -> Result<(), Problems> {
     let mut buffer = vec![0u8; 64 * 1024];
     let length = receive_with(ours.as_owned(), &mut buffer).map_err(|e| kernel("recv", e))?.0;
     match serde_json::from_slice::<Result<(), Problems>>(&buffer[..length]) {
-        Ok(result) => result,
+        Ok(result) => {
+            timings::done(Stage::Monitor);
+            timings::report("environment", &orders.plan.inside);
+            result
+        }
         Err(_) => Err(vec![
             Problem::ours("the monitor of the environment died before it stood")
                 .hint("denovo node gc removes what it may have left"),
@@ -109,7 +116,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
         tell(&Err(vec![problem]));
         return 125;
     }
-    if let Err(e) = detach(report, orders.image.as_ref()) {
+    if let Err(e) = detach(report, [&orders.image, &orders.held]) {
         stage::take_back(&orders.jobs, &orders.record);
         tell(&Err(vec![Problem::kernel(format!("the monitor cannot detach: {}", e.desc()))]));
         return 125;
@@ -130,7 +137,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
 
 /// Away from the caller's terminal, directory and descriptors: a pipe held
 /// open here would keep its reader waiting for as long as the job runs.
-fn detach(report: &Channel, image: Option<&OwnedFd>) -> Result<(), Errno> {
+fn detach(report: &Channel, ours: [&Option<OwnedFd>; 2]) -> Result<(), Errno> {
     let _ = nix::unistd::setsid();
     nix::unistd::chdir("/")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -138,7 +145,7 @@ fn detach(report: &Channel, image: Option<&OwnedFd>) -> Result<(), Errno> {
     crate::kernel::files::become_stdio(null.as_fd())?;
     drop(null);
     let mut keep = vec![report.as_owned().as_raw_fd() as u32];
-    keep.extend(image.map(|fd| fd.as_raw_fd() as u32));
+    keep.extend(ours.into_iter().flatten().map(|fd| fd.as_raw_fd() as u32));
     keep.sort_unstable();
     let mut next = 3;
     for fd in keep {
@@ -159,6 +166,7 @@ impl Monitor {
             stage::take_back(&orders.jobs, &orders.record);
             problems
         };
+        timings::done(Stage::Monitor);
         let doors = match groups::enter(&mut orders.plan.cgroup) {
             Ok(doors) => doors,
             Err(problem) => {
@@ -167,6 +175,7 @@ impl Monitor {
                 return Err(undo(&orders, vec![problem]));
             }
         };
+        timings::done(Stage::Groups);
         // A caller who may make no groups goes on without.
         orders.record.cgroup = orders.plan.cgroup.clone();
         let extra = Extra {
@@ -189,10 +198,12 @@ impl Monitor {
         let raised = Self::receive_namespaces(&born)
             .map_err(|f| refuse(&orders.plan, &f))
             .and_then(|namespaces| {
+                timings::done(Stage::Inside);
                 let path = orders.jobs.socket(&orders.record.id);
                 let listener = super::sockets::listen(&path)?;
                 open_to(&path, orders.record.uid)?;
                 orders.jobs.save(&orders.record)?;
+                timings::done(Stage::Finish);
                 Ok((namespaces, listener))
             });
         match raised {

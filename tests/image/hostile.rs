@@ -99,6 +99,41 @@ fn layers_that_lead_out_are_refused_or_stay_inside() {
     assert_eq!(std::fs::read_to_string(canary.join("file")).unwrap(), "alive");
 }
 
+/// Numbers that a SIF or a squashfs says about itself.
+#[test]
+fn single_files_that_lie_about_themselves_are_refused() {
+    let Some(shop) = Shop::root("single_files_that_lie_about_themselves_are_refused") else {
+        return;
+    };
+    let whole = crate::inputs::sif(&[0; 4096]);
+    let with = |at: usize, value: u64| {
+        let mut file = whole.clone();
+        file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        file
+    };
+    let mut cut = [&b"hsqs"[..], &[0; 92]].concat();
+    cut[28] = 4;
+    // Where the specification has them: descriptors (number, place), and the
+    // second one's place and size.
+    let second = 128 + 585;
+    for (what, file, words) in [
+        ("more descriptors than there are", with(88, 40), "ends within its descriptors"),
+        ("descriptors without number", with(88, u64::MAX), "its header is damaged"),
+        ("descriptors beyond the end", with(96, u64::MAX), "its header is damaged"),
+        ("a root beyond the end", with(second + 17, 1 << 40), "beyond its end"),
+        ("a root that wraps around", with(second + 17, u64::MAX - 4095), "beyond its end"),
+        ("a root larger than the file", with(second + 25, u64::MAX), "beyond its end"),
+        ("no header", whole[..100].to_vec(), "too short"),
+        ("no squashfs in its place", whole.clone(), "no squashfs of version 4"),
+        ("a squashfs of nothing", cut, "superblock says"),
+    ] {
+        std::fs::write(shop.dir.join("bad"), file).unwrap();
+        let said =
+            shop.run("d image import bad bad 2>&1 || true; ls var/lib/images/refs | wc -l").out();
+        assert!(said.contains(words) && said.ends_with('0'), "{what}: {said}");
+    }
+}
+
 #[test]
 fn documents_that_mislead_are_refused() {
     let Some(shop) = Shop::root("documents_that_mislead_are_refused") else { return };

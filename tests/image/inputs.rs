@@ -3,7 +3,7 @@
 use crate::help::{LISTING, Shop, TREE};
 
 /// A SIF with one squashfs partition, as its specification lays it out.
-fn sif(squashfs: &[u8]) -> Vec<u8> {
+pub fn sif(squashfs: &[u8]) -> Vec<u8> {
     let (descriptors, data) = (128usize, 4096usize);
     let mut file = vec![0u8; data];
     let put = |file: &mut Vec<u8>, at: usize, value: u64| {
@@ -101,6 +101,44 @@ fn layers_made_by_umoci_add_up_as_umoci_has_it() {
         diff <(same end.tar) <(same mine.tar) && echo same"#
     ));
     assert_eq!(said.lines().rev().take(2).collect::<Vec<_>>(), ["same", "3"], "{said}");
+}
+
+/// umoci 0.4.7 leaves out what fills the last block of what it inserts.
+#[test]
+fn a_layer_may_end_with_the_last_byte_of_its_last_file() {
+    let Some(shop) = Shop::root("a_layer_may_end_with_the_last_byte_of_its_last_file") else {
+        return;
+    };
+    let said = shop.see(
+        r#"umoci init --layout oci; umoci new --image oci:a
+        head -c 700 /dev/zero | tr '\0' x >file; umoci insert --image oci:a file /data/file
+        d image import oci img >/dev/null; d image export img out.tar
+        tar -xOf out.tar data/file | cmp - file && echo same; d image verify img | sed 's/.*: //'"#,
+    );
+    assert_eq!(said, "same\nwhole", "{said}");
+}
+
+#[test]
+fn an_erofs_has_what_the_image_has() {
+    let Some(shop) = Shop::root("an_erofs_has_what_the_image_has") else { return };
+    if !std::path::Path::new("/usr/bin/mkfs.erofs").exists() {
+        crate::common::skip("an_erofs_has_what_the_image_has", "mkfs.erofs is not installed");
+        return;
+    }
+    let said = shop.see(&format!(
+        r#"{TREE}
+        d image import tree img >/dev/null; d image export img img.erofs
+        ls "$W/var/lib/images/incoming" | wc -l; mkdir at
+        mount -t erofs -o ro,loop img.erofs at 2>/dev/null || {{ echo none; exit; }}
+        of() {{ (cd $1; find . -printf '%p %y %m %U %G %s %n %T@ %l\n' | awk '{{ if ($2 == "d") $6 = $7 = ""; print }}' | LC_ALL=C sort; getcap data/cap; sha256sum data/sparse bin/busybox); }}
+        diff <(of tree) <(of at) && echo same
+        umount at"#
+    ));
+    if said.ends_with("none") {
+        crate::common::skip("an_erofs_has_what_the_image_has", "the kernel mounts no erofs");
+        return;
+    }
+    assert_eq!(said, "0\nsame");
 }
 
 #[test]

@@ -122,11 +122,22 @@ fn where_nothing_can_be_mounted_it_is_unpacked_once() {
         d image import tree img >/dev/null
         for i in 1 2 3 4; do run --image img --id {id}-$i -- sh -c 'echo $(cat /etc/name; stat -c %a /data/deep); touch /etc/mine' & done; wait
         run --image img --id {id}-5 -- ls /etc
+        stat -c 'kept %a %u' /var/tmp/denovo-$(id -u) /var/tmp/denovo-$(id -u)/unpacked | sed "s/ $(id -u)$/ own/" | uniq
+        d job start --image img --id {id}-6
+        # What a name leads to stays, and so does what an environment is made of.
+        gc() {{ d image gc --all --json $([ $1 = --dry-run ] && echo $1 || true) | jq '.unpacked | length' | sed "s/^/gc $1 /"; }}
+        gc named; d image remove img; gc used; d job exec {id}-6 cat /etc/name | sed 's/^/still /'
+        d job end {id}-6; for i in $(seq 50); do gc --dry-run | grep -q 1 && break; sleep 0.1; done
+        gc unused; ls -A /var/tmp/denovo-$(id -u)/unpacked | wc -l | sed 's/^/left /'
         rm -r /var/tmp/denovo-$(id -u)"#,
         id = shop.id("unpacked"),
     ));
     let ran = ran.expect(0, "unpacked");
     assert_eq!(ran.out().matches("image 700\n").count(), 4, "{}", ran.out());
+    for line in ["kept 700 own", "gc named 0", "gc used 0", "still image", "gc unused 1", "left 0"]
+    {
+        assert!(ran.out().lines().any(|l| l == line), "{line:?} in {} {}", ran.out(), ran.err);
+    }
     assert!(!ran.out().contains("mine"), "{}", ran.out());
     let warnings: Vec<&str> = ran.err.lines().filter(|l| l.contains("is unpacked to")).collect();
     assert_eq!(warnings.len(), 1, "{}", ran.err);

@@ -46,6 +46,34 @@ fn an_interrupted_import_leaves_nothing() {
     }
 }
 
+/// Told to end while it waits for what reads its file; the half of it goes.
+#[test]
+fn an_interrupted_export_leaves_nothing() {
+    let Some(shop) = Shop::root("an_interrupted_export_leaves_nothing") else { return };
+    // mkfs.erofs of this shop says where it is, and never ends by itself.
+    let script = format!(
+        r#"{TREE}
+        mkdir own; printf '#!/bin/sh\n[ "$1" = --help ] && exec echo --tar\necho $$ >"%s"/making; exec sleep 1000\n' "$W" >own/mkfs.erofs; chmod 755 own/mkfs.erofs
+        d image import tree img >/dev/null; PATH=$W/own:$PATH exec '{}' image export img out.erofs"#,
+        crate::common::binary(false).display()
+    );
+    let going = shop.start(shop.shell(&[], &script));
+    let making = shop.work().join("making");
+    let pid = || std::fs::read_to_string(&making).ok().and_then(|t| t.trim().parse::<u32>().ok());
+    until("mkfs.erofs is at work", || pid().is_some());
+    let incoming =
+        || std::fs::read_dir(shop.work().join("var/lib/images/incoming")).unwrap().count();
+    assert_eq!(incoming(), 1);
+    going.signal(libc_signal::INT);
+    assert_eq!(going.wait().code(), 130);
+    assert_eq!(incoming(), 0);
+    let left = std::fs::read_dir(shop.work()).unwrap().flatten();
+    let left: Vec<_> = left.filter(|e| e.file_name().to_string_lossy().contains("erofs")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let pid = pid().unwrap();
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "mkfs.erofs goes on");
+}
+
 mod libc_signal {
     pub const INT: i32 = 2;
     pub const TERM: i32 = 15;

@@ -54,6 +54,53 @@ fn supplementary_groups_stay_and_can_be_told_by_what_they_open() {
 }
 
 #[test]
+fn records_may_be_in_a_directory_named_from_here() {
+    for place in Place::each("records_may_be_in_a_directory_named_from_here") {
+        let base = place.base();
+        let mut command = place.program(&place.denovo_path());
+        command.current_dir(base.parent().unwrap());
+        command.arg("--root").arg(base.file_name().unwrap());
+        command.args(["job", "run", "--", "sh", "-c", "echo inside"]);
+        let ran = place.finish(command).expect(0, "a relative --root");
+        assert_eq!((ran.out().as_str(), ran.err.as_str()), ("inside", ""), "{ran:?}");
+    }
+}
+
+#[test]
+fn where_the_time_went_is_told_of_the_environment_and_of_the_rank() {
+    for place in Place::each("where_the_time_went_is_told_of_the_environment_and_of_the_rank") {
+        let ran = place.call(&["--timings", "job", "run", "--", "echo", "--timings"]);
+        let ran = ran.expect(0, "job run");
+        assert_eq!(ran.out(), "--timings");
+        let number = |line: &str| -> Option<f64> {
+            line.strip_prefix("denovo: ")?.split_whitespace().next()?.parse().ok()
+        };
+        let (environment, join) =
+            ran.err.split_once("  join, in microseconds").expect("two reports");
+        for (report, words) in [
+            (
+                environment,
+                ["environment, in micro", "the job's monitor", "stay as the environment"],
+            ),
+            (join, ["ask to be let in", "wait for the steps inside", "exec echo"]),
+        ] {
+            for word in words {
+                let line = report.lines().find(|line| line.contains(word));
+                let passed = line.and_then(number).unwrap_or_else(|| panic!("{word}: {report}"));
+                assert!(passed > 0.0, "{word}: {report}");
+            }
+        }
+        // The stages before the steps are the whole.
+        let stages = environment.lines().take_while(|line| !line.contains("inside, from"));
+        let passed: Vec<f64> = stages.filter_map(number).collect();
+        let sum: f64 = passed[1..].iter().sum();
+        assert!((sum - passed[0]).abs() < 2.0, "{passed:?}");
+        let unasked = place.run(&[], "true").expect(0, "job run, not measured");
+        assert_eq!(unasked.err, "");
+    }
+}
+
+#[test]
 fn exit_status_is_the_commands() {
     for place in Place::each("exit_status_is_the_commands") {
         for (script, code) in

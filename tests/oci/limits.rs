@@ -141,6 +141,28 @@ fn a_group_that_two_containers_name_is_not_shared_unnoticed() {
 }
 
 #[test]
+fn a_group_that_somebody_made_keeps_its_limits() {
+    let test = "a_group_that_somebody_made_keeps_its_limits";
+    let Some(case) = Case::root(test) else { return };
+    // No name of denovo's, below which groups are made anew.
+    let path = format!("denovotest{}", case.name.trim_start_matches("denovo"));
+    let Some((dir, is_v2)) = group(test, "pids", &path) else { return };
+    if is_v2 {
+        fs::write(dir.parent().unwrap().join("cgroup.subtree_control"), "+pids").unwrap();
+    }
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("pids.max"), "77").unwrap();
+    let (id, _) = case.sleeper("a", |c| c["linux"]["cgroupsPath"] = json!(format!("/{path}")));
+    assert_eq!(read(&dir, "pids.max"), "77");
+    assert_eq!(read(&dir, "cgroup.procs").lines().count(), 1);
+    let ran = case.run("true", |c| c["linux"]["cgroupsPath"] = json!(format!("/{path}")));
+    assert_eq!(ran.code(), 125, "{ran:#?}");
+    assert_eq!(case.query(&id)["status"], "running");
+    case.delete(&id);
+    assert!(!dir.exists());
+}
+
+#[test]
 fn exec_goes_into_the_same_groups() {
     let Some(case) = Case::root("exec_goes_into_the_same_groups") else { return };
     let (id, pid) = case.sleeper("a", |config| drop_namespace(config, "cgroup"));

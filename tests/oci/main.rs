@@ -26,4 +26,5 @@ mod security;
 mod signals;
 mod systemd;
 mod terminal;
+mod timings;
 mod update;

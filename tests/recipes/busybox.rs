@@ -187,6 +187,37 @@ fn a_command_that_fails_leaves_no_image() {
     }
 }
 
+/// Also where the command, as the first process of its container, hears of no
+/// signal.
+#[test]
+fn a_build_that_is_told_to_end_leaves_nothing() {
+    for case in Case::each("a_build_that_is_told_to_end_leaves_nothing") {
+        let mark = format!("98765.{}{}", std::process::id(), case.dir.display().to_string().len());
+        let text = format!(
+            "about = \"x\"\nrun = [\"busybox sleep {mark}\"]\n[root]\nfrom = \"files\"\n[[file]]\npath = \"/bin/busybox\"\nsource = \"/bin/busybox\"\n[[file]]\npath = \"/bin/sh\"\nlink = \"busybox\"\n[[file]]\npath = \"/proc\"\n[[file]]\npath = \"/dev\"\n[[file]]\npath = \"/sys\"\n"
+        );
+        let dir = recipe(&case, "endless", &text);
+        let mut command = case.denovo(&["image", "build"]);
+        command.arg(dir).arg("--store").arg(case.dir.join("store")).env("HOME", &case.dir);
+        let going = case.start(command);
+        let sleeps = || {
+            let all = std::fs::read_dir("/proc").unwrap().flatten();
+            let lines = all.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+            let words = format!("busybox\0sleep\0{mark}\0");
+            lines.filter(|line| *line == words.as_bytes()).count()
+        };
+        crate::common::until("the command runs", || sleeps() == 1);
+        going.signal(15);
+        let ran = going.wait();
+        assert_eq!((ran.code(), ran.err.as_str()), (143, ""));
+        assert_eq!(sleeps(), 0);
+        for dir in ["refs", "blobs/sha256", "incoming"] {
+            let entries = std::fs::read_dir(case.dir.join("store").join(dir)).unwrap();
+            assert_eq!(entries.count(), 0, "{dir}");
+        }
+    }
+}
+
 #[test]
 fn a_link_cannot_lead_a_file_out_of_the_root() {
     let Some(case) = Case::user("a_link_cannot_lead_a_file_out_of_the_root") else { return };

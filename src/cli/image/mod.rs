@@ -156,7 +156,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
     }
     // From here on Ctrl-C takes what was begun with it.
     progress::clean_up_when_told_to_end();
-    match verb {
+    progress::unless_told_to_end(match verb {
         Verb::Import(args) => transfer::import(&site, &args),
         Verb::Export(args) => transfer::export(&site, &args),
         Verb::Pull(args) => registry::pull(&site, &args),
@@ -166,10 +166,10 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
         Verb::Inspect(args) => show::inspect(&args.place.open(&site)?, &args.image, args.json),
         Verb::Tag(args) => tag(&args.place.open(&site)?, &args),
         Verb::Remove(args) => remove(&args.place.open(&site)?, &args),
-        Verb::Gc(args) => show::gc(&args.place.open(&site)?, &args),
+        Verb::Gc(args) => show::gc(&site, &args.place.open(&site)?, &args),
         Verb::Verify(args) => show::verify(&args.place.open(&site)?, &args),
         Verb::Du(args) => show::usage(&args.place.open(&site)?, args.json),
-    }
+    })
 }
 
 /// What a verb would do.

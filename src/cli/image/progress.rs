@@ -2,12 +2,13 @@
 //! somebody asks for it.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::image::store;
+use crate::image::{child, store};
 
 /// A bar on standard error with rate and what is left; nothing where that is
 /// no terminal.
@@ -54,8 +55,11 @@ impl Drop for Progress {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP remove what this process has begun, then end
-/// it; a thread waits for them.
+/// A signal has ended this process; what is left is to clean up.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// SIGINT, SIGTERM and SIGHUP end the programs that work for this process,
+/// remove what it has begun, then end it; a thread waits for them.
 pub fn clean_up_when_told_to_end() {
     let mut ends = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -66,7 +70,18 @@ pub fn clean_up_when_told_to_end() {
     }
     std::thread::spawn(move || {
         let signal = ends.wait().unwrap_or(Signal::SIGTERM);
+        ENDING.store(true, Ordering::SeqCst);
+        child::end_all();
         store::abandon();
         std::process::exit(128 + signal as i32);
     });
+}
+
+/// Does not return once a signal has ended this process: programs that were
+/// told to end have failed then, and nobody wants to read that.
+pub fn unless_told_to_end<T>(done: T) -> T {
+    while ENDING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+    done
 }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use super::{Gc, Progress, Verify, say_json};
 use crate::cli::say::{out, rfc3339};
 use crate::image::import::Stored;
+use crate::image::site::Site;
 use crate::image::{Reference, Store, care, trust};
 use crate::problem::Problem;
 use crate::request::site;
 use crate::supervise::container::Refusal;
+use crate::supervise::image::unpacked;
 
 pub fn list(store: &Store, json: bool) -> Result<i32, Refusal> {
     let all = care::list(store);
@@ -89,15 +91,28 @@ pub fn inspect(store: &Store, image: &Reference, json: bool) -> Result<i32, Refu
     Ok(0)
 }
 
-pub fn gc(store: &Store, args: &Gc) -> Result<i32, Refusal> {
+pub fn gc(site: &Site, store: &Store, args: &Gc) -> Result<i32, Refusal> {
     let keep = if args.all { 0 } else { care::YOUNG };
     let found = care::gc(store, keep, args.dry_run)?;
+    // In whichever store the name is.
+    let named = store.refs().into_iter().chain(Store::of_caller(site)?.refs());
+    let live = named.map(|(named, _)| named.manifest.hex().to_owned()).collect();
+    let unpacked = unpacked::collect(&live, args.dry_run);
     if args.json {
-        say_json(&found)?;
+        say_json(&serde_json::json!({
+            "removed": found.removed,
+            "freed": found.freed,
+            "young": found.young,
+            "unpacked": unpacked,
+        }))?;
         return Ok(0);
     }
     let did = if args.dry_run { "would free" } else { "freed" };
     out(format_args!("{did} {} in {} files", human(found.freed), found.removed.len()));
+    if !unpacked.is_empty() {
+        let what = if args.dry_run { "and would remove" } else { "and removed" };
+        out(format_args!("{what} {} unpacked images of this node", unpacked.len()));
+    }
     if found.young > 0 {
         out(format_args!(
             "{} files of the last hour are kept, which an import may be at work on; --all takes them too",

@@ -338,19 +338,32 @@ pub fn write(store: &Store, config: &Config, layers: &[NewLayer<'_>]) -> Result<
 }
 
 /// That a file is a squashfs as the kernel takes them, and whole: version 4,
-/// and all the bytes that its superblock counts.
+/// blocks of a size that there is, tables in their order within the bytes that
+/// its superblock counts, and all of those bytes (Linux, fs/squashfs/super.c and
+/// `struct squashfs_super_block`).
 fn check_squashfs(store: &Store, blob: &Digest, size: u64) -> Result<(), Problem> {
     let mut block = [0; 96];
     store.open_blob(blob)?.read_exact(&mut block).map_err(|e| merge::in_layer(blob, &e))?;
-    let major = u16::from_le_bytes([block[28], block[29]]);
-    let mut used = [0; 8];
-    used.copy_from_slice(&block[40..48]);
-    let used = u64::from_le_bytes(used);
-    if block[..4] != *SQUASHFS_MAGIC || major != 4 {
+    let small = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
+    let large = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&block[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    if block[..4] != *SQUASHFS_MAGIC || small(28) != 4 {
         return Err(Problem::user("the file is no squashfs of version 4"));
     }
+    let used = large(40);
     if used > size {
         return Err(Problem::user(format!("the squashfs has {used} bytes, the file only {size}")));
     }
-    Ok(())
+    let power = small(22);
+    let blocks = (12..=20).contains(&power) && large(12) as u32 == 1 << power;
+    let (inodes, directories, ids) = (large(64), large(72), large(48));
+    let tables = block.len() as u64 <= inodes && inodes < directories && directories < ids;
+    if blocks && tables && ids < used {
+        return Ok(());
+    }
+    Err(Problem::user("the squashfs is damaged: what its superblock says cannot be")
+        .hint("unsquashfs -s shows it; get the file again"))
 }

@@ -281,8 +281,39 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        remove(&self.path);
         forget(&self.path);
+    }
+}
+
+/// Something of ours goes, whether it is a file or a directory.
+fn remove(path: &Path) {
+    if fs::remove_file(path).is_err() {
+        let _ = crate::image::unpack::remove(path);
+    }
+}
+
+/// A path outside of the store that this process has begun to write;
+/// removed unless it is kept, also if the process is told to end.
+pub struct Begun(PathBuf);
+
+impl Begun {
+    pub fn new(path: PathBuf) -> Self {
+        begin(&path);
+        Self(path)
+    }
+
+    /// It is whole and has its own name now.
+    pub fn keep(self) {
+        forget(&self.0);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        remove(&self.0);
+        forget(&self.0);
     }
 }
 
@@ -301,8 +332,7 @@ fn forget(path: &Path) {
 /// known content stay, to be taken up again.
 pub fn abandon() {
     for path in BEGUN.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        let _ = fs::remove_file(&path);
-        let _ = crate::image::unpack::remove(&path);
+        remove(&path);
     }
 }
 
@@ -343,9 +373,8 @@ impl Store {
             let young = known && !old;
             if (old && !named) || (named && abandoned(&path) && !young) {
                 let size = path.symlink_metadata().map_or(0, |m| m.len());
-                if fs::remove_file(&path).is_ok() {
-                    freed += size;
-                }
+                remove(&path);
+                freed += if path.symlink_metadata().is_err() { size } else { 0 };
             }
         }
         freed

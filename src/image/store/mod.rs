@@ -17,7 +17,7 @@ mod incoming;
 mod refs;
 
 pub use flat::Flat;
-pub use incoming::{BlobWriter, Temporary, abandon};
+pub use incoming::{Begun, BlobWriter, Temporary, abandon};
 pub use refs::{Named, Stored};
 
 use std::fs::{self, DirBuilder, File};

@@ -131,6 +131,18 @@ fn what_two_readers_could_see_differently_is_refused() {
 }
 
 #[test]
+fn an_archive_may_end_after_the_last_byte_of_a_file() {
+    let whole = archive(&[file("a", b"x"), file("b", &[1; 700])]);
+    let data = whole.iter().rposition(|b| *b != 0).unwrap() + 1;
+    // Without end blocks, without what fills the last block, and half of either.
+    for end in [data, data + 1, data.next_multiple_of(BLOCK), whole.len() - BLOCK, whole.len()] {
+        assert_eq!(names(&whole[..end]).unwrap(), ["a", "b"], "{end} of {}", whole.len());
+    }
+    assert!(names(&whole[..data - 1]).is_err(), "a byte is missing");
+    assert!(names(&whole[..whole.len() - 3 * BLOCK]).is_err(), "a header is cut off");
+}
+
+#[test]
 fn sparse_files_are_laid_out() {
     // 1.0: two pieces, "ab" at 0 and "cd" at 1000, of 2000 bytes.
     let map = padded(b"2\n0\n2\n1000\n2\n");

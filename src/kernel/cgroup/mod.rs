@@ -79,7 +79,7 @@ pub fn make(plan: &CgroupPlan) -> Result<Option<Holder>, CgroupError> {
 pub fn apply(step: &CgroupStep) -> Result<(), CgroupError> {
     match step {
         CgroupStep::Scope { at, scope } => scope::start(at, scope).map(drop),
-        CgroupStep::Make { at, .. } => make_group(at),
+        CgroupStep::Make { at, anew, .. } => make_group(at, *anew),
         CgroupStep::InheritCpuset { at } => inherit_cpuset(at),
         CgroupStep::Aside { at } => step_aside(at),
         CgroupStep::Enable { at, controllers, needed } => enable(at, controllers, *needed),
@@ -105,9 +105,9 @@ pub fn undo(step: &CgroupUndo) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Makes the group and those above it. An empty one of the same name is what
-/// a killed denovo left, and is made anew so that no old limit stays.
-fn make_group(at: &Place) -> Result<(), CgroupError> {
+/// Makes the group and those above it; an empty one that is there already is
+/// made `anew`, or used.
+fn make_group(at: &Place, anew: bool) -> Result<(), CgroupError> {
     let names: Vec<&str> = at.path.split('/').collect();
     // Another environment's end may remove a shared parent in between.
     for _ in 0..10 {
@@ -117,7 +117,9 @@ fn make_group(at: &Place) -> Result<(), CgroupError> {
             let own = depth + 1 == names.len();
             match above.make(name) {
                 Ok(()) => {}
-                Err(Errno::EEXIST) if own => replace(&above, name, at)?,
+                Err(Errno::EEXIST) if own && (anew || !vacant(&above, name, at)?) => {
+                    replace(&above, name, at)?;
+                }
                 Err(Errno::EEXIST) => {}
                 Err(Errno::ENOENT) => vanished = true,
                 Err(errno) => return Err(CgroupError::Make { at: at.clone(), errno }),
@@ -139,6 +141,24 @@ fn make_group(at: &Place) -> Result<(), CgroupError> {
         }
     }
     Err(CgroupError::Make { at: at.clone(), errno: Errno::ENOENT })
+}
+
+/// Whether a process may be put into the group that is there: nobody is in it,
+/// and it would not be stopped on its way in.
+///
+/// # Errors
+/// [`CgroupError::Occupied`] when it is another's.
+fn vacant(above: &Directory, name: &str, at: &Place) -> Result<bool, CgroupError> {
+    let group = above.below(name)?;
+    if !processes::in_tree(&group)?.is_empty() {
+        return Err(CgroupError::Occupied { at: at.clone() });
+    }
+    let (file, running) = match at.version {
+        Version::V1 => ("freezer.state", "THAWED"),
+        Version::V2 => ("cgroup.freeze", "0"),
+    };
+    // Only one of the v1 hierarchies has the file.
+    Ok(group.read(file).map_or(true, |state| state.trim() == running))
 }
 
 fn replace(above: &Directory, name: &str, at: &Place) -> Result<(), CgroupError> {

@@ -175,12 +175,17 @@ fn wait_frozen(freezer: &FreezerController, patience: Duration) -> bool {
 pub fn frozen(plan: &CgroupPlan) -> Result<bool, CgroupError> {
     let Some(at) = freezing_group(plan) else { return Ok(false) };
     let Some(group) = open(at)? else { return Ok(false) };
-    match group.version {
+    let frozen = || match group.version {
         // Kernel document cgroup-v1/freezer-subsystem.
         Version::V1 => Ok(group.read("freezer.state")?.trim() != "THAWED"),
         // Its own wish, and what those above make of it.
         Version::V2 => Ok(group.read("cgroup.freeze")?.trim() == "1"
             || group.read("cgroup.events")?.lines().any(|line| line == "frozen 1")),
+    };
+    match frozen() {
+        // Removed since it was opened: the container has just ended.
+        Err(CgroupError::Read { errno: Errno::ENODEV | Errno::ENOENT, .. }) => Ok(false),
+        result => result,
     }
 }
 

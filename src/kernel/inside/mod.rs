@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::channel::{Channel, Word};
-use super::{files, sys};
+use super::{files, sys, timings};
 use crate::plan::inside::Inside;
 use crate::policy::spec::Hook;
 use crate::policy::text::CText;
@@ -84,6 +84,8 @@ pub struct Child<'a> {
     /// Whether the environment runs already and this process only enters it.
     pub entering: bool,
     null: Option<OwnedFd>,
+    /// The directory of the device made last, as long as devices follow.
+    devices: Option<(root::Buffer, OwnedFd)>,
     found: usize,
     released: bool,
     starter: Option<OwnedFd>,
@@ -109,6 +111,7 @@ impl<'a> Child<'a> {
             layers: 0,
             entering: false,
             null: None,
+            devices: None,
             found: 0,
             released: false,
             starter: None,
@@ -127,6 +130,7 @@ impl<'a> Child<'a> {
             }
             self.step = index;
             self.take(step).map_err(|fault| (index, fault))?;
+            timings::taken(index);
         }
         Ok(())
     }
@@ -139,12 +143,16 @@ impl<'a> Child<'a> {
     pub fn wait_released(&mut self) -> Result<(), Fault> {
         if !self.released {
             self.channel.expect(Word::Go).named("wait for the parent")?;
+            timings::waited();
             self.released = true;
         }
         Ok(())
     }
 
     fn take(&mut self, step: &Inside) -> Result<(), Fault> {
+        if !matches!(step, Inside::MakeDevice(_)) {
+            self.devices = None;
+        }
         match step {
             Inside::EnterGroups => self.enter_groups(),
             Inside::NewCgroupNamespace => unshare(libc::CLONE_NEWCGROUP),
@@ -389,8 +397,8 @@ fn unshare(flags: i32) -> Result<(), Fault> {
 }
 
 /// An existing directory or file outside, without following it anywhere else.
-pub fn open_path(path: &CText) -> Result<OwnedFd, Fault> {
+pub fn open_path(path: &(impl AsRef<std::ffi::CStr> + ?Sized)) -> Result<OwnedFd, Fault> {
     use nix::fcntl::{OFlag, open};
-    open(path.as_c_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+    open(path.as_ref(), OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
         .named("open")
 }

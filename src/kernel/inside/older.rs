@@ -4,7 +4,8 @@
 /// exec(2), where close_range(2) cannot (before Linux 5.11). In the node's own
 /// /proc, so before any root is entered.
 pub fn mark_inherited(first: i32) {
-    if crate::host::kernel().is_ok_and(|kernel| kernel >= (5, 11)) {
+    // Of the last number of all, which nothing has: only whether it can.
+    if crate::kernel::sys::cloexec_from(u32::MAX).is_ok() {
         return;
     }
     for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {

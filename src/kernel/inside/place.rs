@@ -351,32 +351,20 @@ impl Child<'_> {
         attach_with(tree.as_fd(), target.as_fd(), &[Change { set, clear: 0, recursive: false }])
     }
 
-    pub(super) fn make_device(&self, device: &Device) -> Result<(), Fault> {
-        let (parent, name) = self.open_parent(device.path.as_c_str())?;
-        let number = libc::makedev(device.major, device.minor);
-        let before = nix::sys::stat::umask(Mode::empty());
-        let made = sys::mknodat(parent.as_fd(), name, device.kind | device.mode, number);
-        nix::sys::stat::umask(before);
-        match made {
-            Ok(()) => {}
-            Err(Errno::EEXIST) => return Ok(()),
-            Err(errno) => return Err(Fault { call: "mknod", errno }),
-        }
-        // Whoever makes it here is root, and has made it root's.
-        if (device.uid, device.gid) == (0, 0) {
-            return Ok(());
-        }
-        let node = sys::openat2(
-            parent.as_fd(),
-            name,
-            libc::O_PATH | libc::O_NOFOLLOW,
-            0,
-            sys::resolve::BENEATH,
-        )
-        .named("open of the new device")?;
-        files::chown(node.as_fd(), device.uid, device.gid).named("chown")?;
-        // Giving it away cleared what set-user-ID bits the mode had.
-        files::chmod(node.as_fd(), device.mode).named("chmod")
+    pub(super) fn make_device(&mut self, device: &Device) -> Result<(), Fault> {
+        let path = device.path.as_c_str();
+        let cut = path.to_bytes().iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+        let directory = &path.to_bytes()[..cut];
+        let name = CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[cut..]).unwrap_or(c"");
+        let parent = match self.devices.take() {
+            Some((opened, fd)) if opened.bytes() == directory => fd,
+            _ => self.make_directories(directory)?,
+        };
+        make_node(&parent, name, device)?;
+        let mut opened = super::root::Buffer::new();
+        opened.push(directory);
+        self.devices = Some((opened, parent));
+        Ok(())
     }
 
     pub(super) fn bind_device(&mut self, device: &Device) -> Result<(), Fault> {
@@ -414,7 +402,7 @@ impl Child<'_> {
     /// controlling terminal and /dev/console.
     pub(super) fn console(&mut self, rows: u16, columns: u16) -> Result<(), Fault> {
         if self.entering {
-            self.root = Some(super::open_path(&CText::lossy("/"))?);
+            self.root = Some(super::open_path(c"/")?);
         }
         let master = sys::openat2(
             self.root()?,
@@ -441,6 +429,29 @@ impl Child<'_> {
         let tree = sys::clone_tree(peer.as_fd(), c"", false).named("open_tree of the terminal")?;
         sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
     }
+}
+
+/// A device where nothing is yet; what is there already stays.
+fn make_node(parent: &OwnedFd, name: &CStr, device: &Device) -> Result<(), Fault> {
+    let number = libc::makedev(device.major, device.minor);
+    let before = nix::sys::stat::umask(Mode::empty());
+    let made = sys::mknodat(parent.as_fd(), name, device.kind | device.mode, number);
+    nix::sys::stat::umask(before);
+    match made {
+        Ok(()) => {}
+        Err(Errno::EEXIST) => return Ok(()),
+        Err(errno) => return Err(Fault { call: "mknod", errno }),
+    }
+    // Whoever makes it here is root, and has made it root's.
+    if (device.uid, device.gid) == (0, 0) {
+        return Ok(());
+    }
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let node = sys::openat2(parent.as_fd(), name, flags, 0, sys::resolve::BENEATH)
+        .named("open of the new device")?;
+    files::chown(node.as_fd(), device.uid, device.gid).named("chown")?;
+    // Giving it away cleared what set-user-ID bits the mode had.
+    files::chmod(node.as_fd(), device.mode).named("chmod")
 }
 
 /// What the runtime itself writes in or counts on: a link there would lead

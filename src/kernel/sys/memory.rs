@@ -1,6 +1,7 @@
 //! What this process shows and holds: its name, its memory.
 
 use std::ffi::CStr;
+use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 
@@ -83,6 +84,34 @@ pub fn prefault() {
             libc::madvise(start as *mut libc::c_void, length, libc::MADV_POPULATE_WRITE);
         }
     }
+}
+
+/// Memory of zeroes that this process and all that it forks have in common, for
+/// as long as one of them lives.
+///
+/// # Errors
+/// As mmap(2).
+pub fn shared_words() -> Result<&'static [AtomicU64], Errno> {
+    const WORDS: usize = 4096;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing
+    // that is there.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            WORDS * size_of::<AtomicU64>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: the mapping is of that length, aligned to a page, never taken
+    // away, and zeroes are valid atomics; others change it as atomics only.
+    Ok(unsafe { std::slice::from_raw_parts(start.cast::<AtomicU64>(), WORDS) })
 }
 
 /// Gives memory back before a long wait: what malloc holds free, and the

@@ -234,6 +234,18 @@ fn only_denovos_own_parents_are_ever_removed() {
 }
 
 #[test]
+fn only_a_group_of_denovos_own_is_made_anew() {
+    for (path, anew) in [("denovo-c1", true), ("denovo/a", true), ("kubepods/pod1/c", false)] {
+        let ask = spec::Cgroup { path: Some(path.into()), ..asked(Limits::default()) };
+        for step in plan(&ask, &hybrid()).unwrap().steps {
+            if let CgroupStep::Make { anew: found, .. } = step {
+                assert_eq!(found, anew, "{path}");
+            }
+        }
+    }
+}
+
+#[test]
 fn v2_has_no_swappiness_and_needs_memory_beside_swap() {
     let memory = Memory {
         swap: Some(10),

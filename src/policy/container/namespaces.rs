@@ -36,7 +36,8 @@ pub(super) fn check(linux: &Linux, facts: &Facts, found: &mut Findings) -> Names
     if namespaces.mount == Namespace::Shared {
         found.refuse_with(
             "linux.namespaces",
-            "no mount namespace is listed, and a root without one is not supported by denovo",
+            "no mount namespace is listed, so that everything the container mounts would be \
+             mounted on the node, where others see it and a crash leaves it",
             "add {\"type\": \"mount\"}",
         );
     }

@@ -106,9 +106,9 @@ pub fn make(
         let script = program::runner(&loaded.recipe.run, epoch, work)?;
         let mut run = Command::new(script);
         run.arg(&root);
-        let (child, log) = program::start(&mut run, work, "sed")?;
-        let done = child.wait_with_output().map_err(|e| Problem::kernel(e.to_string()))?;
-        program::check("a command of the recipe", done.status, &log)?;
+        let (mut child, log) = program::start(&mut run, work, "sed")?;
+        let status = child.wait().map_err(|e| Problem::kernel(e.to_string()))?;
+        program::check("a command of the recipe", status, &log)?;
     }
     let tar = program::start(&mut pack::tar_of(&root, epoch), work, "tar")?;
     layer(store, "tar", tar, line)

@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::program::check;
+use crate::image::child::Child;
 use crate::image::digest::{Algorithm, Hasher};
 use crate::image::import;
 use crate::image::manifest::Config;

@@ -4,10 +4,11 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use serde_json::json;
 
+use crate::image::child::Child;
 use crate::problem::Problem;
 use crate::request::default_config::{For, default_config};
 
@@ -48,7 +49,7 @@ pub fn start(
         .map_err(|e| Problem::site(format!("{}: cannot be written: {e}", log.display())))?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
     let name = command.get_program().to_string_lossy().into_owned();
-    let child = command.spawn().map_err(|e| {
+    let child = Child::spawn(command).map_err(|e| {
         Problem::site(format!("{name}: cannot be run: {e}"))
             .hint(format!("it is in Debian's package {package}"))
     })?;
@@ -81,17 +82,25 @@ pub fn runner(lines: &[String], epoch: u64, work: &Path) -> Result<PathBuf, Prob
         Problem::site(format!("{}: cannot be written: {e}", path.display()))
     };
     let own = std::env::current_exe().map_err(|e| Problem::ours(e.to_string()))?;
-    let mut text = String::from("#!/bin/sh\nset -e\n");
+    let (own, state) = (quote(&own), quote(&work.join("state")));
+    // A command that is told to end need not: the first process of a container
+    // hears of no signal that it does not handle.
+    let mut text = format!(
+        "#!/bin/sh\nset -e\n\
+         undo() {{ {own} --root {state} delete --force \"$id\"; exit 143; }}\n\
+         trap undo HUP INT TERM\n"
+    );
     for (number, line) in lines.iter().enumerate() {
         let bundle = work.join(format!("run{number}"));
         fs::create_dir_all(&bundle).map_err(|e| cannot(&bundle, e))?;
         let template = bundle.join("template.json");
         fs::write(&template, container(line, epoch)?).map_err(|e| cannot(&template, e))?;
-        let (bundle, own, state) = (quote(&bundle), quote(&own), quote(&work.join("state")));
+        let (bundle, pid) = (quote(&bundle), std::process::id());
         text.push_str(&format!(
             "sed \"s|@ROOT@|$1|\" {bundle}/template.json >{bundle}/config.json\n\
-             {own} --root {state} run --bundle {bundle} build-{}-{number} </dev/null >&2\n",
-            std::process::id()
+             id=build-{pid}-{number}\n\
+             {own} --root {state} run --bundle {bundle} $id </dev/null >&2 &\n\
+             wait $!\n"
         ));
     }
     let script = work.join("run.sh");

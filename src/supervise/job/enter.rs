@@ -5,6 +5,7 @@ use crate::kernel::cgroup::Doors;
 use crate::kernel::channel::Heard;
 use crate::kernel::failure;
 use crate::kernel::launch::{Born, Extra, Failure, NotLaunched, launch_placed};
+use crate::kernel::timings::{self, Stage};
 use crate::plan::build;
 use crate::plan::inside::Join;
 use crate::plan::{self, Plan};
@@ -118,6 +119,7 @@ fn start_inside(
     socket: &OwnedFd,
 ) -> Result<Started, Refusal> {
     use std::io::IsTerminal;
+    timings::done(Stage::Join);
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let (mut fds, kinds) = (fds.into_iter(), &entry.namespaces);
     let namespaces: Vec<OwnedFd> = fds.by_ref().take(kinds.len()).collect();
@@ -163,6 +165,7 @@ fn start_inside(
         seccomp: None,
         hooks: crate::policy::spec::Hooks::default(),
     };
+    timings::done(Stage::Plan);
     let place = |pid: i32| -> Result<(), Problem> {
         if !entry.place {
             return Ok(());
@@ -197,7 +200,11 @@ fn start_inside(
                 return Err(refuse(&f));
             }
             Ok(Heard::Terminal(fd)) => master = Some(fd),
-            Ok(Heard::Closed) => return Ok((born, master, !terminal)),
+            Ok(Heard::Closed) => {
+                timings::done(Stage::Inside);
+                timings::report("join", &plan.inside);
+                return Ok((born, master, !terminal));
+            }
             Ok(_) => {}
         }
     }

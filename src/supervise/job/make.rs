@@ -5,6 +5,7 @@ use crate::host::distribution::Distribution;
 use crate::host::{Facts, accounts, hardware};
 use crate::image;
 use crate::kernel::acting::Acting;
+use crate::kernel::timings::{self, Stage};
 use crate::plan::Plan;
 use crate::plan::build::{self, Options};
 use crate::plan::inside::Inside;
@@ -40,6 +41,7 @@ struct Prepared {
 #[derive(Default)]
 struct FromImage {
     handed: Option<OwnedFd>,
+    held: Option<OwnedFd>,
     mount: Option<PathBuf>,
     /// For an explanation.
     lines: Vec<String>,
@@ -58,8 +60,9 @@ fn from_image(
     }
     let base = jobs.root().parent().unwrap_or(jobs.root());
     let ready = from_store::acquire(base, id, wanted, fetch, warn)?;
-    let held = FromImage { handed: ready.handed, mount: ready.mount, lines: Vec::new() };
-    Ok((image::Found::Bundle(ready.image), held))
+    let (handed, held) = (ready.handed, ready.held);
+    let kept = FromImage { handed, held, mount: ready.mount, lines: Vec::new() };
+    Ok((image::Found::Bundle(ready.image), kept))
 }
 
 /// What a job's user names, root looks up with no more rights than that user.
@@ -131,6 +134,7 @@ fn prepare(
         seed: seed(),
     };
     let made = decide(&case).and_then(|decided| {
+        timings::done(Stage::Config);
         let anchor = jobs.directory(id).join("root");
         let options = Options {
             id: id.to_owned(),
@@ -207,7 +211,9 @@ pub(super) fn make(
     // What others left when they crashed; who holds a lock is not waited for.
     let _ = stage::collect_jobs(jobs, |other| other != id);
     let facts = Facts::read()?;
+    timings::done(Stage::Facts);
     let prepared = prepare(jobs, id, request, &facts, false, warn)?;
+    timings::done(Stage::Plan);
     prepared.decided.warnings.iter().for_each(|w| warn(w));
     prepared.plan.cgroup.left_out.iter().for_each(|w| warn(w));
     let scratch = prepared.scratch.clone();
@@ -246,9 +252,11 @@ pub(super) fn make(
         env: prepared.env,
         affinity: prepared.decided.affinity,
         image: prepared.image.handed,
+        held: prepared.image.held,
         asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
+    timings::done(Stage::Record);
     drop(reserving);
     monitor::spawn(orders).map_err(Refusal::from)
 }
