@@ -22,7 +22,7 @@ plugin  := target/denovo_spank.so
 sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build spank demo demo-images test test-slurm-24 test-vm check fuzz bench install clean
+.PHONY: help build spank demo demo-images test test-slurm-24 test-vm check fuzz bench bench-mpi install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -81,6 +81,11 @@ bench: ## start-up and memory against crun, runc, bubblewrap and the kernel's fl
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
 	@benches/run $(binary)
+
+bench-mpi: ## MPI inside against the bare node, and a job beside a greedy one
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build
+	@benches/mpi/run $(binary)
 
 install: $(binary) ## binary and licence to PREFIX (/usr/local), below DESTDIR if given
 	install -d $(bindir) $(docdir)
