@@ -1,6 +1,6 @@
 /*
- * step: which instructions a program and its children run before they execute
- * another one, in the order of their first time.
+ * step: which instructions a program and its children run, before they execute
+ * another one and until the program ends, in the order of their first time.
  *
  *     step OUTPUT COMMAND [ARGUMENT...]
  *
@@ -37,10 +37,10 @@ static unsigned long first_mapping(pid_t pid)
 int main(int argc, char **argv)
 {
     const long options = PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
-                         PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL;
+                         PTRACE_O_TRACEEXEC;
     unsigned char *seen = calloc(1, LARGEST);
     FILE *out = argc > 2 ? fopen(argv[1], "w") : NULL;
-    pid_t pid;
+    pid_t pid, first;
     int status;
 
     if (!out || !seen) {
@@ -52,12 +52,15 @@ int main(int argc, char **argv)
         execv(argv[2], argv + 2);
         _exit(127);
     }
+    first = pid;
     waitpid(pid, &status, 0);
     ptrace(PTRACE_SETOPTIONS, pid, 0, options);
     unsigned long base = first_mapping(pid);
     ptrace(PTRACE_SINGLESTEP, pid, 0, 0);
 
     while ((pid = waitpid(-1, &status, __WALL)) > 0 || errno == EINTR) {
+        if (pid == first && !WIFSTOPPED(status))
+            break;
         if (pid <= 0 || !WIFSTOPPED(status))
             continue;
         int signal = WSTOPSIG(status), event = status >> 16;
