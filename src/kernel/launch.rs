@@ -289,14 +289,17 @@ fn staged(
         hear_birth(&stage_ours)
     })();
     drop(stage_ours);
+    let born = result.map_err(NotLaunched::from).and_then(|pid| {
+        timings::done(Stage::Clone);
+        if user_first {
+            let new = launch.new & !(libc::CLONE_NEWUSER as u64);
+            return adopt(&Launch { new, ..launch.clone() }, pid, ours, place);
+        }
+        adopt(launch, pid, ours, place)
+    });
+    // Only now: the first process goes on while the one in between ends.
     let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(stage), None);
-    let pid = result?;
-    timings::done(Stage::Clone);
-    if user_first {
-        let mapped = Launch { new: launch.new & !(libc::CLONE_NEWUSER as u64), ..launch.clone() };
-        return adopt(&mapped, pid, ours, place);
-    }
-    adopt(launch, pid, ours, place)
+    born
 }
 
 fn hear_birth(stage: &Channel) -> Result<i32, Failure> {

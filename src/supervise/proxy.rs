@@ -40,6 +40,14 @@ impl Signals {
 /// A tenth of a second, in milliseconds.
 const SETTLE_AFTER: u16 = 100;
 
+/// What a wait came to.
+enum Turn {
+    Ended,
+    Event,
+    /// Nothing happened for as long as it was to wait.
+    Quiet,
+}
+
 /// One process inside and what belongs to it out here.
 pub struct Proxy<'a> {
     pub pid: i32,
@@ -56,12 +64,16 @@ impl Proxy<'_> {
     pub fn wait(mut self) -> i32 {
         // What ends at once needs no room made for it; what goes on may go
         // on for days.
-        let mut ended = self.turn(PollTimeout::from(SETTLE_AFTER));
-        if !ended {
-            sys::shrink();
-        }
-        while !ended {
-            ended = self.turn(PollTimeout::NONE);
+        let mut timeout = PollTimeout::from(SETTLE_AFTER);
+        loop {
+            match self.turn(timeout) {
+                Turn::Ended => break,
+                Turn::Quiet => {
+                    sys::shrink();
+                    timeout = PollTimeout::NONE;
+                }
+                Turn::Event => {}
+            }
         }
         if let Some(relay) = &self.relay {
             relay.drain();
@@ -69,9 +81,8 @@ impl Proxy<'_> {
         exit_code(self.pid)
     }
 
-    /// Sleeps until something happens and handles it; true once the process
-    /// ended.
-    fn turn(&mut self, timeout: PollTimeout) -> bool {
+    /// Sleeps until something happens, and handles it.
+    fn turn(&mut self, timeout: PollTimeout) -> Turn {
         let stdin = std::io::stdin();
         let mut fds = vec![
             PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN),
@@ -83,8 +94,10 @@ impl Proxy<'_> {
                 fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
             }
         }
-        if poll(&mut fds, timeout).is_err() {
-            return false;
+        match poll(&mut fds, timeout) {
+            Ok(0) => return Turn::Quiet,
+            Ok(_) => {}
+            Err(_) => return Turn::Event,
         }
         let ready: Vec<bool> =
             fds.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect();
@@ -103,7 +116,7 @@ impl Proxy<'_> {
         if self.relay.as_ref().is_some_and(Relay::vanished) {
             self.hang_up();
         }
-        ready[0]
+        if ready[0] { Turn::Ended } else { Turn::Event }
     }
 
     /// The caller's terminal is gone, so the one inside goes too. The kernel
