@@ -79,6 +79,10 @@ pub struct Collected {
 pub fn collect(base: &Path, containers: &Store) -> Collected {
     let jobs = Jobs::new(base);
     let mut found = collect_jobs(&jobs, |_| true);
+    // Of one who was killed while choosing: whoever takes it takes it away.
+    if jobs.root().is_dir() {
+        drop(jobs.lock_cpus());
+    }
     found.removed.extend(super::image::collect(base, &jobs));
     for id in containers.ids() {
         if abandoned(containers, &id) {
