@@ -19,7 +19,7 @@ endif
 # `sudo make install` after `make build` needs no Rust for root.
 binary  := target/denovo
 plugin  := target/denovo_spank.so
-sources := $(shell find src .cargo Cargo.toml Cargo.lock -type f)
+sources := $(shell find src patches .cargo build.rs Cargo.toml Cargo.lock scripts/ordered-cc benches/order -type f)
 
 .DEFAULT_GOAL := help
 .PHONY: help build spank demo demo-images test test-slurm-24 test-vm check fuzz bench bench-mpi install clean

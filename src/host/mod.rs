@@ -184,7 +184,7 @@ fn read(path: &'static str) -> Result<String, FactsError> {
 ///
 /// # Errors
 /// As open(2) and read(2).
-pub fn text_of(path: &Path) -> std::io::Result<String> {
+fn text_of(path: &Path) -> std::io::Result<String> {
     let file = std::fs::File::open(path)?;
     let mut bytes = Vec::with_capacity(4 << 10);
     while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -53,6 +54,10 @@ impl std::fmt::Display for Way {
         }
     }
 }
+
+/// How long the kernel may take to let a loop device go whose last mount went
+/// with its namespace.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// The name by which environments of an image are known.
 pub fn name_of(wanted: &str) -> String {
@@ -371,7 +376,11 @@ fn give_up(mount: &Path, unmount: &Path) {
 }
 
 /// Releases what killed processes have left; gives what went.
-pub fn collect(base: &Path, jobs: &Jobs) -> Vec<String> {
+///
+/// # Arguments
+/// * `ended` - whether jobs were ended just now: the kernel takes their mounts
+///   away a moment after their processes
+pub fn collect(base: &Path, jobs: &Jobs, ended: bool) -> Vec<String> {
     let mut gone = Vec::new();
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     for mount in entries(&base.join("images")).map(|e| e.path()).filter(|p| p.is_dir()) {
@@ -392,13 +401,26 @@ pub fn collect(base: &Path, jobs: &Jobs) -> Vec<String> {
             gone.push(format!("mount of image {}", mount.display()));
         }
     }
-    // Which loop device an image has matters only while it has one.
-    for file in entries(&base.join("images")).map(|e| e.path()).filter(|p| p.is_file()) {
+    let until = Instant::now() + if ended { SETTLING } else { Duration::ZERO };
+    while forget_devices(base) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    gone
+}
+
+/// Which loop device an image has matters only while it has one. Tells whether
+/// any has.
+fn forget_devices(base: &Path) -> bool {
+    let mut left = false;
+    let entries = fs::read_dir(base.join("images")).into_iter().flatten().flatten();
+    for file in entries.map(|e| e.path()).filter(|p| p.is_file()) {
         let number = fs::read_to_string(&file).unwrap_or_default();
         let backing = format!("/sys/block/loop{}/loop/backing_file", number.trim());
-        if !Path::new(&backing).exists() {
+        if Path::new(&backing).exists() {
+            left = true;
+        } else {
             let _ = fs::remove_file(&file);
         }
     }
-    gone
+    left
 }

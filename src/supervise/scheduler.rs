@@ -133,8 +133,8 @@ pub fn explain(
     job::explain(base, &request(site, call, wishes)?, facts)
 }
 
-/// The fabric's devices, the names of the other nodes, and, for the node's own srun and scontrol,
-/// MUNGE's socket and Slurm's configuration.
+/// The fabric's devices, the names of the other nodes, and, for the node's own
+/// srun and scontrol, MUNGE's socket and Slurm's configuration.
 fn nodes_files(host: bool) -> Vec<String> {
     let mut all = mpi::fabric_paths();
     all.push("/etc/hosts".to_owned());
@@ -259,12 +259,8 @@ pub fn epilog(
         receipts.prune(now(), site.receipt_days, site.receipt_bytes);
     }
     notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
-    // Locks of a prolog that was killed: whoever takes one takes it away.
-    let jobs = Jobs::new(base);
-    if jobs.root().is_dir() {
-        stage::collect_jobs(&jobs, |_| true);
-        drop(jobs.lock_cpus());
-    }
+    // What a prolog that was killed left.
+    let _ = stage::collect_all_jobs(&Jobs::new(base));
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
 }
 

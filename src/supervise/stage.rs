@@ -78,17 +78,25 @@ pub struct Collected {
 /// waits for any more.
 pub fn collect(base: &Path, containers: &Store) -> Collected {
     let jobs = Jobs::new(base);
-    let mut found = collect_jobs(&jobs, |_| true);
-    // Of one who was killed while choosing: whoever takes it takes it away.
-    if jobs.root().is_dir() {
-        drop(jobs.lock_cpus());
-    }
-    found.removed.extend(super::image::collect(base, &jobs));
+    let mut found = collect_all_jobs(&jobs);
+    let ended = !found.removed.is_empty();
+    found.removed.extend(super::image::collect(base, &jobs, ended));
     for id in containers.ids() {
         if abandoned(containers, &id) {
             let gone = forget_container(containers, &id);
             if gone { &mut found.removed } else { &mut found.left }.push(format!("container {id}"));
         }
+    }
+    found
+}
+
+/// [`collect_jobs`], and the lock of one who was killed while choosing CPUs:
+/// who takes that may have to wait, so a new environment leaves it.
+pub fn collect_all_jobs(jobs: &Jobs) -> Collected {
+    let found = collect_jobs(jobs, |_| true);
+    // Whoever takes it takes it away.
+    if jobs.root().is_dir() {
+        drop(jobs.lock_cpus());
     }
     found
 }

@@ -41,16 +41,17 @@ impl BlobWriter {
             None => fresh_name(own, "new"),
         };
         let taken = expected.is_some_and(|digest| take_over(own, digest, &path));
+        if expected.is_none() {
+            begin(&path);
+        }
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(!taken)
             .mode(0o644)
             .open(&path)
+            .inspect_err(|_| forget(&path))
             .map_err(|why| store.failed(&path, "write", &why))?;
-        if expected.is_none() {
-            begin(&path);
-        }
         let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
         let mut writer = Self {
             store: store.clone(),
@@ -165,17 +166,16 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
-        forget(&self.path);
-        if self.finished {
-            return;
-        }
         match &self.expected {
+            _ if self.finished => {}
             Some(digest) if self.written > 0 => {
                 let idle = incoming(self.store.directory()).join(part_prefix(digest));
                 let _ = fs::rename(&self.path, idle);
             }
             _ => drop(fs::remove_file(&self.path)),
         }
+        // Last: a signal that ends us meanwhile has to find it.
+        forget(&self.path);
     }
 }
 
@@ -331,9 +331,12 @@ fn forget(path: &Path) {
 /// Removes what this process has begun, because it ends now. Transfers of
 /// known content stay, to be taken up again.
 pub fn abandon() {
-    for path in BEGUN.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+    let mut all = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
+    for path in all.drain(..) {
         remove(&path);
     }
+    // Locked from here on: no other thread begins anything any more.
+    std::mem::forget(all);
 }
 
 impl Store {

@@ -8,6 +8,7 @@ use super::CgroupError;
 use super::directory::Directory;
 use crate::kernel::sys::bpf::{Instruction, attach_device_program, load_device_program};
 use crate::plan::cgroup::Place;
+use crate::plan::cgroup::devices::is_everything;
 use crate::policy::limits::{DeviceKind, DeviceRule};
 
 // `linux/bpf.h`: the access in the high, the kind in the low half of
@@ -76,6 +77,11 @@ pub fn assemble(rules: &[DeviceRule]) -> Vec<Instruction> {
     ];
     for rule in rules.iter().rev() {
         program.extend(rule_block(rule));
+        if is_everything(rule) {
+            // It answers whatever comes; the kernel takes no program of which
+            // a part is never run.
+            return program;
+        }
     }
     program.extend(answer(0));
     program
@@ -89,7 +95,10 @@ fn rule_block(rule: &DeviceRule) -> Vec<Instruction> {
     let access = [(rule.read, READ), (rule.write, WRITE), (rule.mknod, MKNOD)]
         .into_iter()
         .fold(0, |mask, (on, bit)| if on { mask | bit } else { mask });
-    let mut decide = if rule.allow {
+    // A rule for all accesses decides whatever is undecided.
+    let mut decide = if access == READ | WRITE | MKNOD {
+        Vec::new()
+    } else if rule.allow {
         // Jumps are counted from the instruction after them.
         vec![op(AND, ACCESS, 0, !access), op(JUMP_UNLESS_EQUAL, ACCESS, 2, 0)]
     } else {
