@@ -3,9 +3,10 @@
 
 pub mod unpacked;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -340,15 +341,24 @@ fn lock(mount: &Path) -> Result<Flock<File>, Problem> {
     let failed = |why: String| Problem::site(format!("{}: {why}", path.display()));
     loop {
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(|e| failed(e.to_string()))?;
+        let file = match file {
+            // The last user removed the directory, too.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                match DirBuilder::new().mode(0o700).create(mount) {
+                    Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                        return Err(failed(e.to_string()));
+                    }
+                    _ => continue,
+                }
+            }
+            other => other.map_err(|e| failed(e.to_string()))?,
+        };
         let held =
             Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.desc().into()))?;
         // The last user removes it; then there is another, or none.
         if path.metadata().is_ok_and(|m| held.metadata().is_ok_and(|h| h.ino() == m.ino())) {
             return Ok(held);
         }
-        let uid = nix::unistd::geteuid().as_raw();
-        base::own_directory(mount, 0o700, uid)?;
     }
 }
 

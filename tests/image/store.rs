@@ -32,7 +32,7 @@ fn a_full_disk_is_said_and_loses_nothing() {
 fn an_interrupted_import_leaves_nothing() {
     let Some(shop) = Shop::root("an_interrupted_import_leaves_nothing") else { return };
     for signal in [libc_signal::INT, libc_signal::TERM] {
-        let script = r#"mkfifo -m 600 pipe 2>/dev/null || true; exec 6<>pipe; head -c 300000 /dev/zero >&6 & exec "$0" image import - x <pipe"#;
+        let script = r#"mkfifo -m 600 pipe 2>/dev/null || true; exec 6<>pipe; head -c 300000 /dev/zero >pipe 6>&- & exec "$0" image import - x <pipe"#;
         let script =
             script.replace("\"$0\"", &format!("'{}'", crate::common::binary(false).display()));
         let going = shop.start(shop.shell(&[], &script));

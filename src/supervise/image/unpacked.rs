@@ -47,11 +47,6 @@ pub(super) fn acquire(
         return Ok((dir, held));
     }
     let waiting = cache.join(format!("{name}.lock"));
-    DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(&waiting)
-        .map_err(|e| Problem::site(format!("{}: {e}", waiting.display())))?;
     let _lock = lock(&waiting)?;
     let unlock = || {
         let _ = fs::remove_file(waiting.join("lock"));
