@@ -26,6 +26,8 @@ pub struct Extra<'a> {
     pub die_with_parent: bool,
     /// See [`Child::entering`].
     pub entering: bool,
+    /// See [`Child::views`].
+    pub views: Option<&'a super::inside::Views>,
     /// What the first process does once every step is taken, when the plan
     /// ends with an init of denovo's own.
     pub init: Option<&'a dyn Fn(&Channel) -> i32>,
@@ -233,6 +235,7 @@ fn run_child(
     child.proc = held.proc.as_ref();
     child.start = extra.start;
     child.preserve = extra.preserve;
+    child.views = extra.views;
     child.mask = extra.mask;
     child.entering = extra.entering;
     child.die_with_parent = extra.die_with_parent;

@@ -254,6 +254,10 @@ fn fixture_line(fixture: &Fixture, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             hide.len(),
             files.len()
         ),
+        Fixture::Views { uid, gid } => {
+            write!(f, "mount the job's own view of the machine (FUSE) for {uid}:{gid}")
+        }
+        Fixture::View { path, name } => write!(f, "the job's own {name} on {path}"),
         Fixture::Cover { path, contents } => {
             write!(f, "cover {path} with {} bytes of its own", contents.len())
         }

@@ -97,6 +97,17 @@ pub enum Fixture {
         hide: Vec<CText>,
         files: Vec<LayeredFile>,
     },
+    /// The machine as the job has it, for the [`Fixture::View`]s after it,
+    /// answered by denovo over FUSE. `uid`, `gid`: inside, whose it is.
+    Views {
+        uid: u32,
+        gid: u32,
+    },
+    /// One file or directory of the views, over an existing path.
+    View {
+        path: CText,
+        name: CText,
+    },
     /// A file bound over an existing path, read-only (such as /proc/sys/kernel/random/boot_id).
     Cover {
         path: CText,

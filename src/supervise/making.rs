@@ -113,6 +113,7 @@ impl<'a> Making<'a> {
             mask,
             die_with_parent: false,
             entering: false,
+            views: None,
             init: None,
         };
         // Recorded before it leaves the node's file systems: were denovo

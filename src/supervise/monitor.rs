@@ -12,16 +12,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::protocol::{self, Entry, Parting, Reply, Request};
-use super::{groups, init, stage, steps};
+use super::{groups, init, stage, steps, views};
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, accept, receive_with};
+use crate::kernel::inside::{self, Views};
 use crate::kernel::launch::{Born, Extra, Failure, launch};
 use crate::kernel::sys::{self, Forked};
 use crate::kernel::timings::{self, Stage};
 use crate::kernel::{channel, failure};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
-use crate::policy::spec::Kind;
+use crate::plan::inside::Inside;
+use crate::policy::spec::{Fixture, Kind};
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
 use crate::record::process::ProcessName;
@@ -59,6 +61,8 @@ struct Monitor {
     /// For the environment's user, opened when the first of theirs joins.
     user_doors: Option<Doors>,
     born: Born,
+    /// Who answers for the job's own view of the machine.
+    viewer: Option<i32>,
     /// Those that are not the node's own, in the order of entering.
     namespaces: Vec<(Kind, OwnedFd)>,
     listener: OwnedFd,
@@ -178,12 +182,17 @@ impl Monitor {
         timings::done(Stage::Groups);
         // A caller who may make no groups goes on without.
         orders.record.cgroup = orders.plan.cgroup.clone();
+        let (views, viewer) = match views_of(&orders.plan) {
+            Ok(both) => both,
+            Err(problem) => return Err(undo(&orders, vec![problem])),
+        };
         let extra = Extra {
             start: None,
             preserve: Some(0),
             mask: SigSet::empty(),
             die_with_parent: false,
             entering: false,
+            views: views.as_ref(),
             init: Some(&init::main),
         };
         let refuse = |plan: &Plan, f: &Failure| {
@@ -192,8 +201,12 @@ impl Monitor {
         };
         let born = match launch(&orders.plan, &doors, &extra) {
             Ok(born) => born,
-            Err(f) => return Err(undo(&orders, refuse(&orders.plan, &f))),
+            Err(f) => {
+                end_views(viewer);
+                return Err(undo(&orders, refuse(&orders.plan, &f)));
+            }
         };
+        drop(views);
         orders.record.init = ProcessName::of(born.pid);
         let raised = Self::receive_namespaces(&born)
             .map_err(|f| refuse(&orders.plan, &f))
@@ -214,6 +227,7 @@ impl Monitor {
                     doors,
                     user_doors: None,
                     born,
+                    viewer,
                     namespaces,
                     listener,
                     clients,
@@ -223,6 +237,7 @@ impl Monitor {
             Err(problems) => {
                 let _ = sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
                 let _ = super::proxy::exit_code(born.pid);
+                end_views(viewer);
                 Err(undo(&orders, problems))
             }
         }
@@ -484,10 +499,39 @@ impl Monitor {
         // The kernel ends every process of the pid namespace before its init
         // is gone (pid_namespaces(7)).
         let _ = super::proxy::exit_code(self.born.pid);
+        end_views(self.viewer);
         self.namespaces.clear();
         drop((self.listener, self.doors, self.user_doors));
         stage::take_back(&self.orders.jobs, &self.orders.record);
         drop(self.waiting);
+    }
+}
+
+/// Starts the process that answers for the views, if the plan has any.
+fn views_of(plan: &Plan) -> Result<(Option<Views>, Option<i32>), Problem> {
+    let wanted = |step: &Inside| matches!(step, Inside::Put(Fixture::Views { .. }));
+    if !plan.inside.iter().any(wanted) {
+        return Ok((None, None));
+    }
+    let failed = |call: &str, errno: Errno| {
+        Problem::kernel(format!("the job's own view of the machine: {call}: {}", errno.desc()))
+    };
+    let (from, server) = Channel::pair().map_err(|e| failed("socketpair", e))?;
+    // The first process is in a user namespace, where no device is made.
+    let device = (nix::unistd::geteuid().is_root() && plan.launch.owner.is_some())
+        .then(inside::fuse_device)
+        .transpose()
+        .map_err(|fault| failed(fault.call, fault.errno))?;
+    let pid = views::serve(from.as_owned(), &plan.cgroup).map_err(|e| failed("clone3", e))?;
+    Ok((Some(Views { server: server.into_owned(), device }), Some(pid)))
+}
+
+/// Its mount is gone; a process that waits in it still is not waited for.
+fn end_views(viewer: Option<i32>) {
+    if let Some(pid) = viewer {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(pid, None);
     }
 }
 

@@ -69,6 +69,8 @@ impl Child<'_> {
             Fixture::Layered { path, lower, hide, files } => {
                 self.put_layered(path, lower, hide, files)
             }
+            Fixture::Views { uid, gid } => self.views(*uid, *gid),
+            Fixture::View { path, name } => self.view(path, name),
             Fixture::Cover { path, contents } => self.cover(path, contents),
         }
     }

@@ -51,6 +51,8 @@ pub struct Case<'a> {
     pub launcher: &'a [String],
     /// Directory on the scratch disk, made for this environment.
     pub scratch: Option<&'a str>,
+    /// Whether the job can have its own view of the machine (FUSE).
+    pub views: bool,
     /// 32 random bytes, for the machine's and the boot's id.
     pub seed: [u8; 32],
 }

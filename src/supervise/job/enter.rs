@@ -182,6 +182,7 @@ fn start_inside(
         mask: signals.before(),
         die_with_parent: true,
         entering: true,
+        views: None,
         init: None,
     };
     let refuse = |f: &Failure| Refusal {
