@@ -6,6 +6,7 @@ pub mod bpf;
 mod loopdev;
 mod memory;
 mod mount;
+pub mod probe;
 mod process;
 mod terminal;
 

@@ -287,7 +287,10 @@ fn choose_cpus(
 }
 
 /// For whom the environment is.
-fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
+///
+/// # Errors
+/// There is no such user, or the caller may not make one for somebody else.
+pub fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
     let caller = &facts.caller;
     let Some(text) = &request.user else {
         return Ok(described(caller.uid, Some((caller.gid, &caller.groups))));
