@@ -74,6 +74,7 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
         mask: SigSet::empty(),
         die_with_parent: false,
         entering: true,
+        devices: None,
         views: None,
         init: None,
     };

@@ -113,6 +113,7 @@ impl<'a> Making<'a> {
             mask,
             die_with_parent: false,
             entering: false,
+            devices: None,
             views: None,
             init: None,
         };

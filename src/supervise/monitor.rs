@@ -43,6 +43,8 @@ pub struct Orders {
     pub image: Option<OwnedFd>,
     /// What keeps an unpacked image where it is.
     pub held: Option<OwnedFd>,
+    /// Major and minor version of the node's kernel.
+    pub kernel: (u32, u32),
     /// What the environment is made for.
     pub asked: JobRequest,
 }
@@ -54,6 +56,9 @@ struct Client {
     joined: bool,
 }
 
+/// Process and connection of whoever answers for the views.
+type Viewer = (i32, OwnedFd);
+
 struct Monitor {
     orders: Orders,
     /// For us and for root.
@@ -62,7 +67,7 @@ struct Monitor {
     user_doors: Option<Doors>,
     born: Born,
     /// Who answers for the job's own view of the machine.
-    viewer: Option<i32>,
+    viewer: Option<Viewer>,
     /// Those that are not the node's own, in the order of entering.
     namespaces: Vec<(Kind, OwnedFd)>,
     listener: OwnedFd,
@@ -182,8 +187,10 @@ impl Monitor {
         timings::done(Stage::Groups);
         // A caller who may make no groups goes on without.
         orders.record.cgroup = orders.plan.cgroup.clone();
-        let (views, viewer) = match views_of(&orders.plan) {
-            Ok(both) => both,
+        let made = devices_of(&orders.plan)
+            .and_then(|devices| views_of(&orders.plan).map(|views| (devices, views)));
+        let (devices, (views, viewer)) = match made {
+            Ok(made) => made,
             Err(problem) => return Err(undo(&orders, vec![problem])),
         };
         let extra = Extra {
@@ -192,6 +199,7 @@ impl Monitor {
             mask: SigSet::empty(),
             die_with_parent: false,
             entering: false,
+            devices: devices.as_ref(),
             views: views.as_ref(),
             init: Some(&init::main),
         };
@@ -206,7 +214,7 @@ impl Monitor {
                 return Err(undo(&orders, refuse(&orders.plan, &f)));
             }
         };
-        drop(views);
+        let viewer = viewer.zip(views.map(|v| v.server));
         orders.record.init = ProcessName::of(born.pid);
         let raised = Self::receive_namespaces(&born)
             .map_err(|f| refuse(&orders.plan, &f))
@@ -237,7 +245,7 @@ impl Monitor {
             Err(problems) => {
                 let _ = sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
                 let _ = super::proxy::exit_code(born.pid);
-                end_views(viewer);
+                end_views(viewer.map(|v| v.0));
                 Err(undo(&orders, problems))
             }
         }
@@ -346,6 +354,7 @@ impl Monitor {
         let request = protocol::hear::<Request>(&self.clients[index].socket);
         match request {
             Ok(Some((Request::Join, _))) => self.let_in(index),
+            Ok(Some((Request::Answer, fds))) => self.answer_calls(&fds),
             Ok(Some((Request::Place { pid }, _))) => self.place(index, pid),
             Ok(Some((Request::Show, _))) => self.show(index),
             Ok(Some((Request::Step { memory }, _))) => self.step(index, memory),
@@ -401,12 +410,23 @@ impl Monitor {
             bundle: self.orders.record.bundle.clone(),
             env: self.orders.env.clone(),
             cpus: self.orders.affinity.clone(),
+            answered: self.viewer.is_some(),
+            kernel: self.orders.kernel,
             asked: self.orders.asked.clone(),
         };
         let fds: Vec<&OwnedFd> =
             self.namespaces.iter().map(|(_, fd)| fd).chain(&doors.v1_tasks).chain(v2).collect();
         let client = &mut self.clients[index];
         client.joined = protocol::say(&client.socket, &Reply::Joined(entry), &fds).is_ok();
+    }
+
+    /// Hands a listener to whoever answers for the views. With nobody there it
+    /// is closed, and the calls fail as on a kernel without them.
+    fn answer_calls(&self, listeners: &[OwnedFd]) {
+        if let Some((_, to)) = &self.viewer {
+            let numbers: Vec<i32> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
+            let _ = channel::send_with(to, b"l", &numbers);
+        }
     }
 
     /// Moves a process of the client's user; nobody else's.
@@ -499,12 +519,25 @@ impl Monitor {
         // The kernel ends every process of the pid namespace before its init
         // is gone (pid_namespaces(7)).
         let _ = super::proxy::exit_code(self.born.pid);
-        end_views(self.viewer);
+        end_views(self.viewer.map(|v| v.0));
         self.namespaces.clear();
         drop((self.listener, self.doors, self.user_doors));
         stage::take_back(&self.orders.jobs, &self.orders.record);
         drop(self.waiting);
     }
+}
+
+/// The devices that root makes for the environment, if the plan has any.
+fn devices_of(plan: &Plan) -> Result<Option<OwnedFd>, Problem> {
+    let found = plan.inside.iter().find_map(|step| match step {
+        Inside::Put(Fixture::Devices { devices, owner, .. }) => Some((devices, *owner)),
+        _ => None,
+    });
+    let made = found.map(|(devices, owner)| inside::devices_of_root(devices, owner)).transpose();
+    made.map_err(|f| {
+        Problem::kernel(format!("the environment's devices: {}: {}", f.call, f.errno.desc()))
+            .hint("a devices control group around denovo may refuse mknod: allow \"c *:* m\" there")
+    })
 }
 
 /// Starts the process that answers for the views, if the plan has any.

@@ -14,6 +14,7 @@ mod root;
 mod seal;
 mod views;
 
+pub use place::devices_of_root;
 pub use views::{Views, device as fuse_device, usable as fuse_usable};
 
 use std::convert::Infallible;
@@ -87,6 +88,8 @@ pub struct Child<'a> {
     /// Whether the environment runs already and this process only enters it.
     pub entering: bool,
     null: Option<OwnedFd>,
+    /// What a [`Fixture::Devices`] of the plan is.
+    pub devices_made: Option<&'a OwnedFd>,
     /// Who answers for the job's own view of the machine.
     pub views: Option<&'a Views>,
     /// Where that is mounted.
@@ -118,6 +121,7 @@ impl<'a> Child<'a> {
             layers: 0,
             entering: false,
             null: None,
+            devices_made: None,
             views: None,
             viewed: None,
             devices: None,

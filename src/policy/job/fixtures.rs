@@ -217,7 +217,12 @@ fn kernel_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
         ]);
     }
     all.extend(shown.into_iter().map(|path| bind(path, path, true, true)));
-    all.push(new("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k"));
+    all.push(if case.makes_devices() {
+        let owner = (case.person.uid, case.person.gid);
+        Fixture::Devices { path: CText::lossy("/dev"), devices: devices(), owner }
+    } else {
+        new("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k")
+    });
     all.push(new(
         "devpts",
         "/dev/pts",

@@ -255,6 +255,7 @@ pub(super) fn make(
         affinity: prepared.decided.affinity,
         image: prepared.image.handed,
         held: prepared.image.held,
+        kernel: facts.kernel,
         asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;

@@ -8,17 +8,17 @@ use super::share::Memory;
 const PAGE: u64 = 4096;
 
 /// What follows from the job's memory and the node's.
-struct Sums {
-    total: u64,
-    free: u64,
-    available: u64,
-    swap: u64,
-    swap_free: u64,
+pub(super) struct Sums {
+    pub total: u64,
+    pub free: u64,
+    pub available: u64,
+    pub swap: u64,
+    pub swap_free: u64,
 }
 
 impl Memory {
     /// `node`: text of the node's /proc/meminfo.
-    fn sums(&self, node: &str) -> Sums {
+    pub(super) fn sums(&self, node: &str) -> Sums {
         let of_node = |name| field(node, name).unwrap_or_default() * 1024;
         let total = self.limit.unwrap_or(u64::MAX).min(of_node("MemTotal"));
         let free = total.saturating_sub(self.used);

@@ -8,6 +8,7 @@
 mod memory;
 mod processor;
 mod share;
+mod sysinfo;
 mod topology;
 mod tree;
 
@@ -63,14 +64,25 @@ fn main(from: &OwnedFd, groups: &CgroupPlan) -> i32 {
     let Ok((_, fds)) = receive_with(from, &mut buffer) else { return 1 };
     let mut fds = fds.into_iter();
     let (Some(connection), Some(proc)) = (fds.next(), fds.next()) else { return 1 };
-    // What it reads everybody may read.
+    // What it reads everybody may read; it writes into the memory of those
+    // who call sysinfo(2).
     let _ = sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0);
-    let _ = sys::capset(0, 0, 0);
+    let held = if nix::unistd::geteuid().is_root() { 1 << CAP_SYS_PTRACE } else { 0 };
+    let _ = sys::capset(held, held, 0);
     // It lives as long as this process does.
-    answer(Box::leak(Box::new(Tree::new(Share::new(proc, groups)))), connection)
+    let tree = Box::leak(Box::new(Tree::new(Share::new(proc, groups))));
+    answer(tree, connection, from)
 }
 
-fn answer(tree: &'static Tree, connection: OwnedFd) -> i32 {
+/// capability.h.
+const CAP_SYS_PTRACE: u32 = 19;
+
+fn answer(tree: &'static Tree, connection: OwnedFd, from: &OwnedFd) -> i32 {
+    let Ok(from) = from.try_clone() else { return 1 };
+    let calls = std::thread::Builder::new().spawn(move || sysinfo::answer(tree, &from));
+    if calls.is_err() {
+        return 1;
+    }
     let all = fuser::SessionACL::All;
     match fuser::Session::from_fd(tree, connection, all, fuser::Config::default())
         .and_then(fuser::Session::run)

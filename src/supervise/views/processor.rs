@@ -118,7 +118,7 @@ pub fn diskstats(devices: &[(String, DeviceUse)], name: impl Fn(&str) -> Option<
 /// wanted to, averaged with weights that fade over 1, 5 and 15 minutes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Load {
-    averages: [f64; 3],
+    pub averages: [f64; 3],
 }
 
 impl Load {

@@ -13,6 +13,7 @@ use fuser::{
 
 use super::processor::{self, Counts, Load};
 use super::share::Share;
+use super::sysinfo::SystemInfo;
 use super::topology::{self, Allowed, What};
 use super::{LIVE, SYSTEM, memory};
 
@@ -239,6 +240,28 @@ impl Tree {
     /// start comes to, and has it watched from then on.
     fn load(&'static self) -> String {
         let tasks = self.share.tasks(true);
+        let (load, last_pid) = self.watched();
+        load.text(&tasks, last_pid)
+    }
+
+    /// What sysinfo(2) says to the job.
+    pub fn system_info(&'static self) -> SystemInfo {
+        let memory = self.share.memory();
+        let sums = memory.sums(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
+        SystemInfo {
+            uptime: self.share.uptime().as_secs(),
+            loads: self.watched().0.averages,
+            total: sums.total,
+            free: sums.free,
+            shared: memory.shmem,
+            swap: sums.swap,
+            swap_free: sums.swap_free,
+            tasks: self.share.tasks(false).threads,
+        }
+    }
+
+    /// The load, and the highest pid seen.
+    fn watched(&'static self) -> (Load, u32) {
         let time = self.share.cpu_time();
         let used = time.user + time.system;
         let now = Instant::now();
@@ -252,13 +275,13 @@ impl Tree {
             Watch { load, at: now, used, asked: now }
         });
         watch.asked = now;
-        let text = watch.load.text(&tasks, last_pid);
+        let load = watch.load;
         drop(state);
         if first {
             // Without a thread for it the load stays what it is now.
             let _ = std::thread::Builder::new().spawn(move || self.watch());
         }
-        text
+        (load, last_pid)
     }
 
     /// Looks at the load every few seconds for as long as anybody reads it.
