@@ -3,16 +3,21 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::kept::Kept;
 use crate::host::cpulist::parse_list;
 use crate::plan::cgroup::{CgroupPlan, Group, Version};
 
 /// Tasks looked at, at most, to tell who runs and who waits: about 10 µs each.
 const MOST_TASKS: usize = 1024;
+
+/// How long a job's processes are taken to stay in their groups.
+const STAYS: Duration = Duration::from_secs(1);
 
 /// Where the job's share is read.
 pub struct Share {
@@ -22,6 +27,9 @@ pub struct Share {
     cpuacct: Option<Counted>,
     blkio: Option<Counted>,
     v2: Option<Counted>,
+    kept: Kept,
+    /// A process of the job's and its groups, as they were a moment ago.
+    seen: Mutex<Option<(Instant, String)>>,
     /// Nanoseconds that the environment's clock is ahead of the node's
     /// CLOCK_BOOTTIME (time_namespaces(7)); negative as a rule.
     offset: i128,
@@ -119,6 +127,8 @@ impl Share {
             cpuacct: v1("cpuacct"),
             blkio: v1("blkio"),
             v2: plan.v2().map(counted("")),
+            kept: Kept::default(),
+            seen: Mutex::default(),
             proc,
             offset: 0,
         };
@@ -137,11 +147,30 @@ impl Share {
     /// for this job where that one keeps the job's processes in its own.
     fn place(&self, group: Option<&Counted>) -> Option<(Version, PathBuf)> {
         let group = group?;
+        let path = scheduled(&self.groups(), group).unwrap_or_else(|| group.path.clone());
+        Some((group.version, group.mount.join(path)))
+    }
+
+    /// /proc/PID/cgroup of some process of the job.
+    fn groups(&self) -> String {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = seen.as_ref().filter(|(at, _)| at.elapsed() < STAYS) {
+            return text.clone();
+        }
         let base = format!("/proc/self/fd/{}", self.proc.as_raw_fd());
         let someone = numbers_in(&base).filter(|pid| *pid > 1).min();
         let text = someone.and_then(|pid| self.own(&format!("{pid}/cgroup"))).unwrap_or_default();
-        let path = scheduled(&text, group).unwrap_or_else(|| group.path.clone());
-        Some((group.version, group.mount.join(path)))
+        *seen = Some((Instant::now(), text.clone()));
+        text
+    }
+
+    /// A file of the node's.
+    pub fn node(&self, path: &str) -> String {
+        self.kept.read(Path::new(path)).unwrap_or_default()
+    }
+
+    fn files<'a>(&'a self, dir: &'a Path) -> Files<'a> {
+        Files { kept: &self.kept, dir }
     }
 
     fn dir(&self, group: Option<&Counted>) -> Option<PathBuf> {
@@ -169,15 +198,18 @@ impl Share {
 
     pub fn cpu_time(&self) -> CpuTime {
         if let Some(dir) = &self.dir(self.cpuacct.as_ref()) {
-            let number = |name: &str| read_number(dir, name).unwrap_or_default();
-            let each = read(dir, "cpuacct.usage_percpu").unwrap_or_default();
+            let files = self.files(dir);
+            let number = |name: &str| files.number(name).unwrap_or_default();
+            let each = files.read("cpuacct.usage_percpu").unwrap_or_default();
             return CpuTime {
                 user: number("cpuacct.usage_user"),
                 system: number("cpuacct.usage_sys"),
                 each: each.split_whitespace().filter_map(|n| n.parse().ok()).collect(),
             };
         }
-        if let Some(text) = self.dir(self.v2.as_ref()).and_then(|dir| read(&dir, "cpu.stat")) {
+        if let Some(text) =
+            self.dir(self.v2.as_ref()).and_then(|dir| self.files(&dir).read("cpu.stat"))
+        {
             let stat = keyed(&text);
             let ns = |name| stat.get(name).copied().unwrap_or_default() * 1000;
             return CpuTime { user: ns("user_usec"), system: ns("system_usec"), each: Vec::new() };
@@ -187,8 +219,8 @@ impl Share {
 
     pub fn memory(&self) -> Memory {
         match &self.place(self.memory.as_ref()) {
-            Some((Version::V1, dir)) => memory_v1(dir),
-            Some((Version::V2, dir)) => memory_v2(dir),
+            Some((Version::V1, dir)) => memory_v1(self.files(dir)),
+            Some((Version::V2, dir)) => memory_v2(self.files(dir)),
             None => {
                 let resident = self.tasks(false).resident;
                 let (used, anon) = (resident, resident);
@@ -228,9 +260,14 @@ impl Share {
             for (file, operations) in
                 [("blkio.throttle.io_serviced", true), ("blkio.throttle.io_service_bytes", false)]
             {
-                device_use_v1(&read(dir, file).unwrap_or_default(), operations, &mut found);
+                device_use_v1(
+                    &self.files(dir).read(file).unwrap_or_default(),
+                    operations,
+                    &mut found,
+                );
             }
-        } else if let Some(text) = self.dir(self.v2.as_ref()).and_then(|dir| read(&dir, "io.stat"))
+        } else if let Some(text) =
+            self.dir(self.v2.as_ref()).and_then(|dir| self.files(&dir).read("io.stat"))
         {
             device_use_v2(&text, &mut found);
         }
@@ -243,7 +280,7 @@ impl Share {
     /// accounting/psi); nothing where the kernel does not count them for it.
     pub fn pressure(&self, what: &str) -> String {
         let own = self.dir(self.v2.as_ref());
-        let own = own.and_then(|dir| read(&dir, &format!("{what}.pressure")));
+        let own = own.and_then(|dir| self.files(&dir).read(&format!("{what}.pressure")));
         own.unwrap_or_else(|| {
             let line = |kind| format!("{kind} avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
             line("some") + &line("full")
@@ -322,18 +359,27 @@ fn parse_offset(text: &str) -> Option<i128> {
     Some(parts.next()?.ok()? * 1_000_000_000 + parts.next()?.ok()?)
 }
 
-fn read(dir: &std::path::Path, name: &str) -> Option<String> {
-    std::fs::read_to_string(dir.join(name)).ok()
+/// The directory of a group, with what is kept open.
+#[derive(Clone, Copy)]
+struct Files<'a> {
+    kept: &'a Kept,
+    dir: &'a Path,
 }
 
-fn read_number(dir: &std::path::Path, name: &str) -> Option<u64> {
-    read(dir, name)?.trim().parse().ok()
-}
+impl Files<'_> {
+    fn read(&self, name: &str) -> Option<String> {
+        self.kept.read(&self.dir.join(name))
+    }
 
-/// A limit; `None` for `max` and for what v1 has in its place, a number of
-/// pages that no machine has.
-fn read_limit(dir: &std::path::Path, name: &str) -> Option<u64> {
-    read_number(dir, name).filter(|bytes| *bytes < 1 << 60)
+    fn number(&self, name: &str) -> Option<u64> {
+        self.read(name)?.trim().parse().ok()
+    }
+
+    /// A limit; `None` for `max` and for what v1 has in its place, a number of
+    /// pages that no machine has.
+    fn limit(&self, name: &str) -> Option<u64> {
+        self.number(name).filter(|bytes| *bytes < 1 << 60)
+    }
 }
 
 fn keyed(text: &str) -> HashMap<&str, u64> {
@@ -346,17 +392,17 @@ fn keyed(text: &str) -> HashMap<&str, u64> {
 }
 
 /// Kernel document cgroup-v1/memory.
-fn memory_v1(dir: &std::path::Path) -> Memory {
-    let text = read(dir, "memory.stat").unwrap_or_default();
+fn memory_v1(files: Files<'_>) -> Memory {
+    let text = files.read("memory.stat").unwrap_or_default();
     let stat = keyed(&text);
     // With the groups below: a scheduler makes one for each step.
     let get = |name: &str| stat.get(format!("total_{name}").as_str()).copied().unwrap_or_default();
-    let limit = read_limit(dir, "memory.limit_in_bytes");
-    let both = read_limit(dir, "memory.memsw.limit_in_bytes");
+    let limit = files.limit("memory.limit_in_bytes");
+    let both = files.limit("memory.memsw.limit_in_bytes");
     Memory {
         limit,
         swap_limit: both.zip(limit).map(|(both, limit)| both.saturating_sub(limit)),
-        used: read_number(dir, "memory.usage_in_bytes").unwrap_or_default(),
+        used: files.number("memory.usage_in_bytes").unwrap_or_default(),
         swap_used: get("swap"),
         anon: get("rss"),
         anon_huge: get("rss_huge"),
@@ -377,15 +423,15 @@ fn memory_v1(dir: &std::path::Path) -> Memory {
 }
 
 /// Kernel document cgroup-v2, "Memory Interface Files".
-fn memory_v2(dir: &std::path::Path) -> Memory {
-    let text = read(dir, "memory.stat").unwrap_or_default();
+fn memory_v2(files: Files<'_>) -> Memory {
+    let text = files.read("memory.stat").unwrap_or_default();
     let stat = keyed(&text);
     let get = |name: &str| stat.get(name).copied().unwrap_or_default();
     Memory {
-        limit: read_limit(dir, "memory.max"),
-        swap_limit: read_limit(dir, "memory.swap.max"),
-        used: read_number(dir, "memory.current").unwrap_or_default(),
-        swap_used: read_number(dir, "memory.swap.current").unwrap_or_default(),
+        limit: files.limit("memory.max"),
+        swap_limit: files.limit("memory.swap.max"),
+        used: files.number("memory.current").unwrap_or_default(),
+        swap_used: files.number("memory.swap.current").unwrap_or_default(),
         anon: get("anon"),
         anon_huge: get("anon_thp"),
         file: get("file"),
