@@ -84,8 +84,11 @@ pub fn judge(channel: &Channel, course: &Course) -> Verdict {
         found.push((Why::Shows, shown));
     }
     if !found.is_empty() {
-        let evidence: Vec<&str> = found.iter().map(|(_, e)| e.as_str()).collect();
-        let evidence = evidence.join("; ");
+        // What moves says more than that it is the host's.
+        let says = |why: Why| matches!(why, Why::Tells | Why::Left | Why::Shows);
+        let all_alike = !found.iter().any(|(why, _)| says(*why));
+        let told = found.iter().filter(|(why, _)| all_alike || says(*why));
+        let evidence = told.map(|(_, e)| e.as_str()).collect::<Vec<_>>().join("; ");
         return Verdict::Open { why: found.into_iter().map(|(why, _)| why).collect(), evidence };
     }
     if case.is_there() { Verdict::Closed } else { Verdict::Absent }
@@ -261,9 +264,9 @@ impl<'a> Case<'a> {
         };
         match self.channel.likeness {
             Likeness::Sequence(_) if same != compared => {
-                found.push((Why::Sequence, format!("{}, as on the host", show(reading))));
+                found.push((Why::Sequence, show(reading)));
             }
-            _ => found.push((Why::Host, format!("{}, the host's", show(reading)))),
+            _ => found.push((Why::Host, show(reading))),
         }
     }
 

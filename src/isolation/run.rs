@@ -31,6 +31,8 @@ pub struct Who {
 pub struct Subject {
     /// Starts the probe inside.
     pub command: Vec<OsString>,
+    /// Starts the neighbour, if not bare on the node.
+    pub neighbour: Option<Vec<OsString>>,
     /// Another user than the caller; root only.
     pub who: Option<Who>,
     /// Where the root of the inside is on the node, if files of it can be
@@ -67,10 +69,23 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
         if let Some(who) = &subject.who {
             become_user(&mut command, who);
         }
-        command.env("DENOVO_NEIGHBOUR", &tag).arg("probe");
+        command.arg("probe");
         command
     };
-    let mut neighbour = Answering::start(own().arg("neighbour"), "the neighbour")?;
+    let mut beside = match subject.neighbour.as_deref().and_then(<[_]>::split_first) {
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            command
+        }
+        None => {
+            let mut command = own();
+            command.arg("neighbour");
+            command
+        }
+    };
+    beside.env("DENOVO_NEIGHBOUR", &tag);
+    let mut neighbour = Answering::start(&mut beside, "the neighbour")?;
     let mut host = Answering::start(&mut own(), "the probe on the node")?;
     let (program, arguments) = subject.command.split_first().ok_or_else(no_command)?;
     let mut command = Command::new(program);
