@@ -273,7 +273,7 @@ fn shared(course: &Course, args: &Isolation) -> Shared {
             let of = |readings: &std::collections::BTreeMap<String, Reading>| {
                 readings.get(name).cloned()
             };
-            of(&phase.start.inside) == of(&phase.start.before)
+            of(&phase.end.inside) == of(&phase.end.before)
         })
     };
     let limited = !args.with && args.options.request().memory.is_some();

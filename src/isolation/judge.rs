@@ -20,7 +20,8 @@ pub struct Moment {
 #[derive(Debug, Clone, Default)]
 pub struct Phase {
     pub busy: bool,
-    pub start: Moment,
+    /// Inside, before anybody works.
+    pub start: Readings,
     pub end: Moment,
     /// Beside its tag, what the neighbour's things are called in a channel.
     pub marks: BTreeMap<String, Vec<String>>,
@@ -111,7 +112,7 @@ impl<'a> Case<'a> {
     }
 
     fn moments(&self) -> impl Iterator<Item = &'a Moment> {
-        self.course.phases.iter().flat_map(|phase| [&phase.start, &phase.end])
+        self.course.phases.iter().map(|phase| &phase.end)
     }
 
     /// Whether anybody could read anything of it, here and now.
@@ -127,7 +128,7 @@ impl<'a> Case<'a> {
             Moves::Rate(least) => {
                 let grown = |phase: &'a Phase| {
                     number(self.inside(phase)?)
-                        .zip(number(self.of(&phase.start.inside)?))
+                        .zip(number(self.of(&phase.start)?))
                         .map(|(end, start)| end - start)
                 };
                 if let Some(said) = self.follows(least, true, &grown) {
@@ -224,9 +225,8 @@ impl<'a> Case<'a> {
     }
 
     fn contention(&self, least: f64, found: &mut Found) {
-        let grown = |phase: &'a Phase| {
-            Some(number(self.inside(phase)?)? - number(self.of(&phase.start.inside)?)?)
-        };
+        let grown =
+            |phase: &'a Phase| Some(number(self.inside(phase)?)? - number(self.of(&phase.start)?)?);
         let most = self.course.phases.iter().filter_map(grown).fold(0.0, f64::max);
         if most >= least {
             found.push((Why::Tells, format!("{} µs waited at most", short(most))));

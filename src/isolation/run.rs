@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::channel::Look;
-use super::judge::{Course, Moment, Phase};
+use super::judge::{Course, Moment, Phase, Readings};
 use super::neighbour::{Marks, Order};
 use crate::problem::Problem;
 
@@ -93,14 +93,10 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
     let mut probe = Answering::start(&mut command, "the probe inside")?;
 
     neighbour.say(&on_node)?;
-    let mut moment = || -> Result<Moment, Problem> {
-        let before = host.ask(&on_node)?;
-        let inside = probe.ask(&within)?;
-        Ok(Moment { before, inside, after: host.ask(&on_node)? })
-    };
     let mut course = Course { tag: tag.clone(), phases: Vec::new() };
     // What a process opens once (and the first look) is not to count.
-    moment()?;
+    host.ask::<Readings>(&on_node)?;
+    probe.ask::<Readings>(&within)?;
     for turn in 0..=2 * subject.rounds {
         let busy = turn % 2 == 1;
         let mut marks = Marks::new();
@@ -111,13 +107,16 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
             neighbour.ask::<Marks>(if last { &Order::Leave } else { &Order::Go })?;
         }
         std::thread::sleep(SETTLE);
-        let start = moment()?;
+        let start = probe.ask(&within)?;
         if busy {
             neighbour.ask::<Marks>(&Order::Work)?;
         } else {
             std::thread::sleep(IDLE);
         }
-        course.phases.push(Phase { busy, start, end: moment()?, marks });
+        let before = host.ask(&on_node)?;
+        let inside = probe.ask(&within)?;
+        let end = Moment { before, inside, after: host.ask(&on_node)? };
+        course.phases.push(Phase { busy, start, end, marks });
     }
     neighbour.ask::<Marks>(&Order::Clean)?;
     Ok(course)

@@ -23,7 +23,7 @@ fn course(start: f64, all: &[(f64, f64)]) -> Course {
     };
     let phase = |(turn, (inside, host)): (usize, &(f64, f64))| Phase {
         busy: turn % 2 == 1,
-        start: moment(start, *host),
+        start: number(start),
         end: moment(*inside, *host),
         marks: BTreeMap::new(),
     };
@@ -39,7 +39,7 @@ fn of(all: &[Reading], host: Option<Reading>) -> Course {
     };
     let phase = |(turn, inside): (usize, &Reading)| Phase {
         busy: turn % 2 == 1,
-        start: moment(inside),
+        start: readings(Some(inside.clone())),
         end: moment(inside),
         marks: BTreeMap::from([("c".to_owned(), vec![":77 ".to_owned()])]),
     };

@@ -64,7 +64,7 @@ pub const CHANNELS: &[Channel] = &[
     })
     .same(),
     Channel::new("kaslr", "/proc/kallsyms", "boot identity", |_| {
-        let text = text("/proc/kallsyms")?;
+        let text = super::text_of("/proc/kallsyms", 4096)?;
         // Whoever may not know is shown zeros.
         let address = |l: &str| u64::from_str_radix(l.split(' ').next()?, 16).ok();
         let shown = |l: &&str| address(l).is_some_and(|at| at != 0);
