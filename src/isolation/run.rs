@@ -150,7 +150,8 @@ impl Answering {
     fn say(&mut self, line: &impl Serialize) -> Result<(), Problem> {
         let text = serde_json::to_string(line).map_err(|e| Problem::ours(e.to_string()))?;
         let said = self.child.stdin.as_mut().map(|input| writeln!(input, "{text}"));
-        said.transpose().map(drop).map_err(|e| self.gone(&e.to_string()))
+        let said = said.transpose().map(drop);
+        said.map_err(|e| self.gone(&e.to_string()))
     }
 
     fn ask<T: DeserializeOwned>(&mut self, line: &impl Serialize) -> Result<T, Problem> {
@@ -171,7 +172,17 @@ impl Answering {
         }
     }
 
-    fn gone(&self, why: &str) -> Problem {
+    fn gone(&mut self, why: &str) -> Problem {
+        // Whoever closes its end is most often about to end.
+        let mut ended = None;
+        for _ in 0..50 {
+            ended = self.child.try_wait().ok().flatten();
+            if ended.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let why = ended.map_or_else(|| why.to_owned(), |status| format!("ended with {status}"));
         Problem::user(format!("{}: {why}", self.what)).hint(
             "the command has to run `denovo probe` with its standard input and output handed \
              through (podman run -i)",
