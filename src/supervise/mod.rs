@@ -24,3 +24,4 @@ pub mod stage;
 mod steps;
 pub mod terminal;
 pub mod update;
+mod views;
