@@ -276,6 +276,14 @@ fn shared(course: &Course, args: &Isolation) -> Shared {
             of(&phase.end.inside) == of(&phase.end.before)
         })
     };
-    let limited = !args.with && args.options.request().memory.is_some();
-    Shared { network: alike("netns_cookie"), every_cpu: alike("affinity"), all_memory: !limited }
+    let request = args.options.request();
+    let is_host = |name: &String| name == "host";
+    Shared {
+        network: alike("netns_cookie"),
+        every_cpu: alike("affinity"),
+        all_memory: args.with || request.memory.is_none(),
+        distribution: !args.with
+            && request.image.is_none()
+            && request.bundle.as_ref().is_none_or(is_host),
+    }
 }

@@ -15,6 +15,8 @@ pub enum When {
     Waiting,
     /// It has no memory limit.
     NoMemoryLimit,
+    /// Its files are the node's own distribution.
+    OwnDistribution,
 }
 
 /// A channel's name, when it stays open, and why.
@@ -43,6 +45,7 @@ pub const RESIDUAL: &[(&str, When, &str)] = &[
     ("psi_cpu", When::Waiting, "who shares CPUs waits for them; --cpus"),
     ("mem_total", When::NoMemoryLimit, "a job without a limit has all the memory; --memory"),
     ("si_totalram", When::NoMemoryLimit, "a job without a limit has all the memory; --memory"),
+    ("image_atime", When::OwnDistribution, "the node's own files; a node mounts them `noatime`"),
     ("net_mac", When::NodeNetwork, "MPI needs the node's network"),
     ("sys_class_net", When::NodeNetwork, "MPI needs the node's network"),
     ("net_dev", When::NodeNetwork, "MPI needs the node's network"),
@@ -60,11 +63,12 @@ pub const RESIDUAL: &[(&str, When, &str)] = &[
 ];
 
 /// What an environment has in common with its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shared {
     pub network: bool,
     pub every_cpu: bool,
     pub all_memory: bool,
+    pub distribution: bool,
 }
 
 /// Why this channel, found open for such reasons, stays open in such an
@@ -76,6 +80,7 @@ pub fn reason(channel: &str, shared: Shared, found: &[Why]) -> Option<&'static s
         When::EveryCpu => shared.every_cpu,
         When::Waiting => shared.every_cpu && found == [Why::Tells],
         When::NoMemoryLimit => shared.all_memory,
+        When::OwnDistribution => shared.distribution,
     };
     RESIDUAL.iter().find(|(name, when, _)| *name == channel && holds(*when)).map(|(_, _, why)| *why)
 }
@@ -93,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_nodes_network_excuses_only_who_has_it() {
-        let shared = Shared { network: true, every_cpu: false, all_memory: false };
+        let shared = Shared { network: true, ..Shared::default() };
         let tells = [Why::Tells];
         assert!(reason("tcp_listen", shared, &tells).is_some());
         assert!(reason("tcp_listen", Shared { network: false, ..shared }, &tells).is_none());
@@ -102,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_hosts_pressure_is_not_excused_by_shared_cpus() {
-        let shared = Shared { network: false, every_cpu: true, all_memory: true };
+        let shared = Shared { every_cpu: true, ..Shared::default() };
         assert!(reason("psi_cpu", shared, &[Why::Tells]).is_some());
         assert!(reason("psi_cpu", shared, &[Why::Tells, Why::Host]).is_none());
     }
