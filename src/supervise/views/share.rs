@@ -18,13 +18,22 @@ const MOST_TASKS: usize = 1024;
 pub struct Share {
     /// The environment's own procfs, from before anything was placed on it.
     proc: OwnedFd,
-    memory: Option<(Version, PathBuf)>,
-    cpuacct: Option<PathBuf>,
-    blkio: Option<PathBuf>,
-    v2: Option<PathBuf>,
+    memory: Option<Counted>,
+    cpuacct: Option<Counted>,
+    blkio: Option<Counted>,
+    v2: Option<Counted>,
     /// Nanoseconds that the environment's clock is ahead of the node's
     /// CLOCK_BOOTTIME (time_namespaces(7)); negative as a rule.
     offset: i128,
+}
+
+/// A control group that counts something of the environment.
+struct Counted {
+    version: Version,
+    controller: &'static str,
+    mount: PathBuf,
+    /// Below the mount, without a slash at its start.
+    path: String,
 }
 
 /// Processor time, in nanoseconds.
@@ -89,15 +98,27 @@ pub struct DeviceUse {
 
 impl Share {
     pub fn new(proc: OwnedFd, plan: &CgroupPlan) -> Self {
-        let dir = |group: &Group| group.at.mount.join(group.at.path.trim_start_matches('/'));
-        let v1 = |controller: &str| {
-            plan.with(controller).filter(|g| g.at.version == Version::V1).map(dir)
+        let counted = |controller| {
+            move |group: &Group| Counted {
+                version: group.at.version,
+                controller,
+                mount: group.at.mount.clone(),
+                path: group.at.path.trim_matches('/').to_owned(),
+            }
+        };
+        let v1 = |controller| {
+            let group = plan.with(controller).filter(|g| g.at.version == Version::V1);
+            group.map(counted(controller))
         };
         let mut share = Self {
-            memory: plan.with("memory").map(|group| (group.at.version, dir(group))),
+            memory: plan.with("memory").map(|group| {
+                // On v2 all controllers have one line, without names.
+                let v1 = group.at.version == Version::V1;
+                counted(if v1 { "memory" } else { "" })(group)
+            }),
             cpuacct: v1("cpuacct"),
             blkio: v1("blkio"),
-            v2: plan.v2().map(dir),
+            v2: plan.v2().map(counted("")),
             proc,
             offset: 0,
         };
@@ -110,6 +131,21 @@ impl Share {
     fn own(&self, path: &str) -> Option<String> {
         let text = std::fs::read(format!("/proc/self/fd/{}/{path}", self.proc.as_raw_fd())).ok()?;
         Some(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Where the job is counted: the environment's group, or the scheduler's
+    /// for this job where that one keeps the job's processes in its own.
+    fn place(&self, group: Option<&Counted>) -> Option<(Version, PathBuf)> {
+        let group = group?;
+        let base = format!("/proc/self/fd/{}", self.proc.as_raw_fd());
+        let someone = numbers_in(&base).filter(|pid| *pid > 1).min();
+        let text = someone.and_then(|pid| self.own(&format!("{pid}/cgroup"))).unwrap_or_default();
+        let path = scheduled(&text, group).unwrap_or_else(|| group.path.clone());
+        Some((group.version, group.mount.join(path)))
+    }
+
+    fn dir(&self, group: Option<&Counted>) -> Option<PathBuf> {
+        self.place(group).map(|(_, dir)| dir)
     }
 
     /// Since the environment's start, with what its clock started at.
@@ -132,7 +168,7 @@ impl Share {
     }
 
     pub fn cpu_time(&self) -> CpuTime {
-        if let Some(dir) = &self.cpuacct {
+        if let Some(dir) = &self.dir(self.cpuacct.as_ref()) {
             let number = |name: &str| read_number(dir, name).unwrap_or_default();
             let each = read(dir, "cpuacct.usage_percpu").unwrap_or_default();
             return CpuTime {
@@ -141,7 +177,7 @@ impl Share {
                 each: each.split_whitespace().filter_map(|n| n.parse().ok()).collect(),
             };
         }
-        if let Some(text) = self.v2.as_ref().and_then(|dir| read(dir, "cpu.stat")) {
+        if let Some(text) = self.dir(self.v2.as_ref()).and_then(|dir| read(&dir, "cpu.stat")) {
             let stat = keyed(&text);
             let ns = |name| stat.get(name).copied().unwrap_or_default() * 1000;
             return CpuTime { user: ns("user_usec"), system: ns("system_usec"), each: Vec::new() };
@@ -150,7 +186,7 @@ impl Share {
     }
 
     pub fn memory(&self) -> Memory {
-        match &self.memory {
+        match &self.place(self.memory.as_ref()) {
             Some((Version::V1, dir)) => memory_v1(dir),
             Some((Version::V2, dir)) => memory_v2(dir),
             None => {
@@ -188,13 +224,14 @@ impl Share {
     /// By "major:minor".
     pub fn devices(&self) -> Vec<(String, DeviceUse)> {
         let mut found: HashMap<String, DeviceUse> = HashMap::new();
-        if let Some(dir) = &self.blkio {
+        if let Some(dir) = &self.dir(self.blkio.as_ref()) {
             for (file, operations) in
                 [("blkio.throttle.io_serviced", true), ("blkio.throttle.io_service_bytes", false)]
             {
                 device_use_v1(&read(dir, file).unwrap_or_default(), operations, &mut found);
             }
-        } else if let Some(text) = self.v2.as_ref().and_then(|dir| read(dir, "io.stat")) {
+        } else if let Some(text) = self.dir(self.v2.as_ref()).and_then(|dir| read(&dir, "io.stat"))
+        {
             device_use_v2(&text, &mut found);
         }
         let mut all: Vec<_> = found.into_iter().collect();
@@ -205,12 +242,31 @@ impl Share {
     /// `cpu`, `memory` or `io`: the group's own stalls (kernel document
     /// accounting/psi); nothing where the kernel does not count them for it.
     pub fn pressure(&self, what: &str) -> String {
-        let own = self.v2.as_ref().and_then(|dir| read(dir, &format!("{what}.pressure")));
+        let own = self.dir(self.v2.as_ref());
+        let own = own.and_then(|dir| read(&dir, &format!("{what}.pressure")));
         own.unwrap_or_else(|| {
             let line = |kind| format!("{kind} avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
             line("some") + &line("full")
         })
     }
+}
+
+/// The path of the scheduler's group for the job (Slurm names it `job_ID` on
+/// every version), by /proc/PID/cgroup (cgroups(7)) of a process of the job's.
+/// `None` where the process is in the environment's.
+fn scheduled(text: &str, group: &Counted) -> Option<String> {
+    let path = text.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        controllers.split(',').any(|c| c == group.controller).then_some(path)
+    })?;
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let own = parts.join("/");
+    if own == group.path || own.starts_with(&format!("{}/", group.path)) {
+        return None;
+    }
+    let job = parts.iter().position(|part| part.starts_with("job_"))?;
+    Some(parts[..=job].join("/"))
 }
 
 /// The fields of /proc/PID/stat (proc_pid_stat(5)) that are of use here.
@@ -403,6 +459,24 @@ mod tests {
         let text = "monotonic        -100         0\nboottime         -7200         5\n";
         assert_eq!(parse_offset(text), Some(-7_200_000_000_000 + 5));
         assert_eq!(parse_offset("monotonic 0 0\n"), None);
+    }
+
+    #[test]
+    fn a_schedulers_group_counts_where_the_job_is_in_it() {
+        let group = Counted {
+            version: Version::V1,
+            controller: "memory",
+            mount: "/sys/fs/cgroup/memory".into(),
+            path: "denovo-slurm-7".into(),
+        };
+        let slurm = "5:cpu,cpuacct:/\n4:memory:/slurm_n1/uid_9/job_7/step_0/task_0\n0::/\n";
+        assert_eq!(scheduled(slurm, &group).as_deref(), Some("slurm_n1/uid_9/job_7"));
+        assert_eq!(scheduled("4:memory:/denovo-slurm-7/inner\n", &group), None);
+        assert_eq!(scheduled("4:memory:/elsewhere\n", &group), None);
+        let v2 = Counted { version: Version::V2, controller: "", ..group };
+        let unified = "0::/system.slice/slurmstepd.scope/job_7/step_0/user/task_0\n";
+        let path = "system.slice/slurmstepd.scope/job_7";
+        assert_eq!(scheduled(unified, &v2).as_deref(), Some(path));
     }
 
     #[test]
