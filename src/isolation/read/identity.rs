@@ -142,7 +142,9 @@ fn host_path(line: &str) -> Option<String> {
     // Parts of what every host has alike: control files, masks, its own /dev.
     let alike = ["proc", "sysfs", "devtmpfs", "cgroup", "cgroup2", "devpts"].contains(&fstype);
     let of_a_disk = source.starts_with("/dev/");
-    let below = root != "/" && !alike && Path::new(root).is_absolute();
+    // What denovo made for the environment has no path on the host.
+    let own = source == "denovo" && matches!(fstype, "fuse" | "tmpfs");
+    let below = root != "/" && !alike && !own && Path::new(root).is_absolute();
     let named = options
         .split(',')
         .filter_map(|option| option.split_once("dir="))
