@@ -85,6 +85,7 @@ bench: ## start-up and memory against crun, runc, bubblewrap and the kernel's fl
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
 	@benches/run $(binary)
+	@benches/inside/run $(binary)
 
 bench-mpi: ## MPI inside against the bare node, and a job beside a greedy one
 	@scripts/setup test
