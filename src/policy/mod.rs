@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod cpus;
+pub mod freshness;
 pub mod job;
 pub mod limits;
 pub mod mpi;

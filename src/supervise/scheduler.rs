@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::freshness::{self, Ending};
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
 use super::stage::{self, Collected};
@@ -21,9 +22,10 @@ use crate::kernel::system_v;
 use crate::policy::job::check_hostname;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
-use crate::record::receipt::{Cleaned, Given, Receipt, Receipts, Times};
+use crate::record::receipt::{Cleaned, Given, Key, Receipt, Receipts, Times};
 use crate::record::scheduler::{Note, Notes, Phase};
 use crate::request::bind;
+use crate::request::freshness::Freshness;
 use crate::request::job::JobRequest;
 use crate::request::scheduler::site::{self, Scheduler};
 use crate::request::scheduler::{Call, Wishes};
@@ -43,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The node cannot make environments.
 pub fn prolog(
     base: &Path,
-    site: &Scheduler,
+    (site, fresh): (&Scheduler, &Freshness),
     call: &Call,
     wishes: Result<Wishes, Problems>,
     warn: &dyn Fn(&str),
@@ -54,6 +56,8 @@ pub fn prolog(
         warn(&format!("job {id} has ended on this node already"));
         return Ok(());
     }
+    let stands = notes.load(&id).is_some_and(|note| note.phase != Phase::Ended);
+    let _held = freshness::prolog(base, fresh, &site.receipts, (&id, call.uid), stands)?;
     let note = |phase, why| Note {
         phase,
         granted: call.granted.clone(),
@@ -214,7 +218,7 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
 /// Something of it cannot be ended; what, and why, is said.
 pub fn epilog(
     base: &Path,
-    site: &Scheduler,
+    (site, fresh): (&Scheduler, &Freshness),
     call: &Call,
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
@@ -244,24 +248,48 @@ pub fn epilog(
     let begun = Instant::now();
     let ended = end(base, &id);
     let to_end = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let (last, problems) = match ended {
+    let (last, mut problems) = match ended {
         Ok(last) => (last, Problems::new()),
         Err(refusal) => (None, refusal.problems),
     };
-    if let Some(last) = last {
-        let receipts = Receipts::new(&site.receipts);
-        let made = note.filter(|n| n.phase == Phase::Made);
-        let receipt = receipt(call, &last, made.map(|n| n.took), to_end);
-        // A full disk is no reason to take the node out of service.
-        if let Err(problem) = receipts.save(&receipt) {
-            warn(&problem.message);
+    let from = last.as_ref().map(|l| l.record.created).or(note.as_ref().map(|n| n.at));
+    let job = Ending { id: id.clone(), uid: call.uid, from: from.unwrap_or_else(now) };
+    let seen = match freshness::epilog(base, fresh, &site.receipts, &job, warn) {
+        Ok(seen) => seen,
+        Err(problem) => {
+            problems.push(problem);
+            None
         }
-        receipts.prune(now(), site.receipt_days, site.receipt_bytes);
+    };
+    let (freshness, dirty) = seen.map_or((None, None), |(entry, dirty)| (Some(entry), dirty));
+    let made = note.filter(|n| n.phase == Phase::Made).map(|n| n.took);
+    let receipt = match last {
+        Some(last) => Some(receipt(call, &last, made, to_end)),
+        // What a job on the bare node leaves has no other record.
+        None => freshness.as_ref().map(|_| bare_receipt(call, &job, to_end)),
+    };
+    if let Some(receipt) = receipt {
+        keep(site, Receipt { freshness, ..receipt }, warn);
     }
+    problems.extend(dirty);
     notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
     // What a prolog that was killed left.
     let _ = stage::collect_all_jobs(&Jobs::new(base));
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+}
+
+/// A full disk, or a key that cannot be read, is no reason to take the node
+/// out of service.
+fn keep(site: &Scheduler, receipt: Receipt, warn: &dyn Fn(&str)) {
+    let receipts = Receipts::new(&site.receipts);
+    let key = site
+        .receipt_key
+        .as_ref()
+        .and_then(|path| Key::read(path).inspect_err(|problem| warn(&problem.message)).ok());
+    if let Err(problem) = receipts.save(receipt, key.as_ref()) {
+        warn(&problem.message);
+    }
+    receipts.prune(now(), site.receipt_days, site.receipt_bytes, key.as_ref());
 }
 
 /// Ends what an epilog that was cut off has left standing: its note says that
@@ -438,6 +466,34 @@ fn receipt(call: &Call, last: &Last, to_start: Option<u64>, to_end: u64) -> Rece
         exit_code: call.status.filter(|s| s & 0x7f == 0).map(|s| s >> 8 & 0xff),
         signal: call.status.map(|s| s & 0x7f).filter(|s| *s != 0),
         problems: record.cgroup.left_out.clone(),
+        freshness: None,
+        chain: None,
+        signature: None,
+    }
+}
+
+/// Of a job that had no environment.
+fn bare_receipt(call: &Call, job: &Ending, to_end: u64) -> Receipt {
+    Receipt {
+        version: 1,
+        id: job.id.clone(),
+        node: call.node.clone(),
+        uid: call.uid,
+        gid: call.gid,
+        job: Some(call.granted.clone()),
+        bundle: "none".to_owned(),
+        image: None,
+        given: Given { node_network: true, ..Given::default() },
+        used: cgroup::Usage::default(),
+        time: Times { started: job.from, ended: now(), to_start: None, to_end },
+        cleaned: Cleaned::default(),
+        status: call.status,
+        exit_code: call.status.filter(|s| s & 0x7f == 0).map(|s| s >> 8 & 0xff),
+        signal: call.status.map(|s| s & 0x7f).filter(|s| *s != 0),
+        problems: Vec::new(),
+        freshness: None,
+        chain: None,
+        signature: None,
     }
 }
 
