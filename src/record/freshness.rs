@@ -87,8 +87,13 @@ pub fn save(path: &Path, baseline: &Baseline) -> Result<(), Problem> {
 
 /// Held by an epilog from the moment it looks whether a user has another job
 /// until what it removes is gone, and by a prolog until its job is noted.
-pub fn lock(base: &Path, uid: u32) -> Result<Flock<File>, Problem> {
-    let dir = base.join("freshness");
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn lock(at: &Path, uid: u32) -> Result<Flock<File>, Problem> {
+    let dir = at.join("freshness");
+    // Users look for their environments below the base.
+    base::own_directory(at, 0o711, nix::unistd::geteuid().as_raw())?;
     base::own_directory(&dir, 0o700, nix::unistd::geteuid().as_raw())?;
     let path = dir.join(uid.to_string());
     let mut options = OpenOptions::new();

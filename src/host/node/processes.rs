@@ -42,17 +42,19 @@ pub fn boot_time() -> u64 {
 
 fn process(pid: i32, booted: u64) -> Option<Thing> {
     let stat = stat(pid)?;
-    if stat.flags & KERNEL_THREAD != 0 {
+    // One that only waits to be reaped has nothing left but its number; a
+    // first thread can be gone while others run.
+    let over = matches!(stat.state, 'Z' | 'X') && stat.threads <= 1;
+    if stat.flags & KERNEL_THREAD != 0 || over {
         return None;
     }
     let uid = owner(pid)?;
     let groups = crate::host::text_of(format!("/proc/{pid}/cgroup").as_ref()).unwrap_or_default();
     let name = stat.name.as_bytes().escape_ascii().to_string();
-    let state = if stat.state == 'Z' { ", ended but not waited for" } else { "" };
     Some(Thing {
         kind: Kind::Process,
         key: format!("{uid} {name}"),
-        what: format!("pid {pid} ({name}){state}"),
+        what: format!("pid {pid} ({name})"),
         owner: Some(uid),
         made: Some(booted + stat.started / TICKS),
         job: groups.lines().find_map(|line| super::groups::job(line.splitn(3, ':').nth(2)?)),
@@ -76,6 +78,7 @@ struct Stat {
     state: char,
     parent: i32,
     flags: u64,
+    threads: u64,
     started: u64,
 }
 
@@ -95,6 +98,7 @@ fn parse(text: &str) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         parent: fields.get(1)?.parse().ok()?,
         flags: fields.get(6)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
 }

@@ -38,14 +38,11 @@ fn as_user(uid: u32) -> bool {
     if sys::setuid_all(uid).is_err() {
         return false;
     }
+    // Both before either goes: to look for one makes the other anew.
+    let own = [USER_SESSION_KEYRING, USER_KEYRING].map(|k| keyctl(GET_KEYRING_ID, k, 0));
     let mut done = true;
-    for keyring in [USER_SESSION_KEYRING, USER_KEYRING] {
-        let Ok(id) = keyctl(GET_KEYRING_ID, keyring, 0) else { continue };
+    for id in own.into_iter().chain([persistent]).flatten() {
         done &= keyctl(CLEAR, id, 0).is_ok();
-        let _ = keyctl(INVALIDATE, id, 0);
-    }
-    if let Ok(id) = persistent {
-        let _ = keyctl(CLEAR, id, 0);
         let _ = keyctl(INVALIDATE, id, 0);
     }
     done
