@@ -44,7 +44,8 @@ fn stay<T: std::os::fd::AsRawFd>(socket: T) {
     let mut command = std::process::Command::new("sleep");
     command.arg("100000").process_group(0).stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    command.spawn().unwrap();
+    // It is to be left behind.
+    std::mem::forget(command.spawn().unwrap());
 }
 
 fn queue() {

@@ -147,10 +147,10 @@ const TABLE: &[Row] = &[
     row("root's object", Root("ipcmk -M 4096 >/dev/null"), "sysv-shm shared memory", Tolerated),
 ];
 
-fn plant(node: &Node, uid: u32, row: &Row) {
+fn plant(node: &Node, (job, uid): (u32, u32), row: &Row) {
     let ran = match row.plant {
         User(script) => node.as_user(uid, script),
-        Root(script) => node.shell(&format!("U={uid}; {script}")),
+        Root(script) => node.shell(&format!("U={uid}; J={job}; {script}")),
         Call(what) => node.plant(uid, what),
     };
     ran.expect(0, row.name);
@@ -168,23 +168,38 @@ fn outcome(difference: &Value) -> Then {
     if difference["outcome"] == "cleaned" { Cleaned } else { Left }
 }
 
+/// Says so.
+fn lacks(row: &Row) -> bool {
+    let needed = match row.name {
+        "loop" => "/dev/loop-control",
+        "interface" => "/dev/net/tun",
+        "fuse" => "/dev/fuse",
+        _ => return false,
+    };
+    let lacks = !std::path::Path::new(needed).exists();
+    if lacks {
+        skip(&format!("residue of kind {}", row.name), &format!("there is no {needed}"));
+    }
+    lacks
+}
+
 /// Every row by itself: the line, the job that it is put down to, what
 /// `--clean` does, and that the second look does not see it again.
 #[test]
 fn each_kind_is_found_attributed_and_cleaned_or_left() {
     let Some(node) = Node::new("each_kind_is_found_attributed_and_cleaned_or_left") else { return };
     let uid = node.users;
-    let mut job = 100;
+    // Also the name of a control group, which the whole machine sees.
+    let mut job = uid;
     for row in TABLE {
-        if row.name == "loop" && !std::path::Path::new("/dev/loop0").exists() {
-            skip("each_kind_is_found_attributed_and_cleaned_or_left", "there are no loop devices");
+        if lacks(row) {
             continue;
         }
         node.site("audit = true\ndrain = false");
         node.baseline();
         job += 1;
         node.slurm("prolog", job, uid, false).expect(0, "prolog");
-        plant(&node, uid, row);
+        plant(&node, (job, uid), row);
         // Audited, with nothing that it may clean: the receipt is the record
         // of the job that `--clean` goes by.
         node.slurm("epilog", job, uid, false).expect(0, row.name);
@@ -218,11 +233,12 @@ fn an_epilog_cleans_what_its_job_left_and_the_receipt_says_so() {
     let uid = node.users;
     node.baseline();
     node.site("audit = true\nclean = [\"all\"]");
-    node.slurm("prolog", 7, uid, false).expect(0, "prolog");
-    let rows = || TABLE.iter().filter(|row| row.then == Cleaned);
-    rows().for_each(|row| plant(&node, uid, row));
-    node.slurm("epilog", 7, uid, false).expect(0, "epilog");
-    let receipt = node.receipt(7);
+    let job = uid + 5;
+    node.slurm("prolog", job, uid, false).expect(0, "prolog");
+    let rows = || TABLE.iter().filter(|row| row.then == Cleaned && !lacks(row));
+    rows().for_each(|row| plant(&node, (job, uid), row));
+    node.slurm("epilog", job, uid, false).expect(0, "epilog");
+    let receipt = node.receipt(job);
     assert_eq!(receipt["freshness"]["after"], "cleaned", "{receipt:#}");
     let all = lines(&receipt["freshness"]["differences"]);
     for row in rows() {
@@ -250,4 +266,51 @@ fn settings_go_back_to_the_baseline() {
     node.slurm("epilog", 1, node.users, false).expect(0, "epilog");
     assert_eq!(read(), before);
     assert_eq!(node.receipt(1)["freshness"]["after"], "cleaned");
+}
+
+/// A baseline has what the kernel says, under the names that people know.
+#[test]
+fn a_baseline_has_the_kernel_s_settings_and_is_written_in_one_form() {
+    let test = "a_baseline_has_the_kernel_s_settings_and_is_written_in_one_form";
+    let Some(node) = Node::new(test) else { return };
+    node.baseline();
+    let text = node.ok("cat /mnt/baseline.json");
+    let baseline: Value = serde_json::from_str(&text).unwrap();
+    // serde_json's maps are sorted: canonical means written as it is read.
+    assert_eq!(text, baseline.to_string());
+    for (name, file) in [
+        ("vm.swappiness", "/proc/sys/vm/swappiness"),
+        ("kernel.numa_balancing", "/proc/sys/kernel/numa_balancing"),
+        ("vm.nr_hugepages", "/proc/sys/vm/nr_hugepages"),
+        ("kernel.core_pattern", "/proc/sys/kernel/core_pattern"),
+        ("kernel.tainted", "/proc/sys/kernel/tainted"),
+    ] {
+        let Ok(value) = std::fs::read_to_string(file) else { continue };
+        assert_eq!(baseline["settings"][name], value.trim_end(), "{name}");
+    }
+    let huge = "/sys/kernel/mm/transparent_hugepage/enabled";
+    if let Ok(value) = std::fs::read_to_string(huge) {
+        let word = baseline["settings"][huge].as_str().unwrap();
+        assert!(value.contains(&format!("[{word}]")), "{value}: {word}");
+    }
+    for kind in ["process", "mount", "interface", "tmp"] {
+        assert!(baseline["things"][kind].is_array(), "{kind}: {baseline:#}");
+    }
+}
+
+#[test]
+fn what_files_left_in_memory_is_forgotten() {
+    let Some(node) = Node::new("what_files_left_in_memory_is_forgotten") else { return };
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("page-cache-{}", std::process::id()));
+    std::fs::write(&file, vec![1; 4 << 20]).unwrap();
+    node.ok("sync");
+    let resident =
+        || node.ok(&format!("fincore --noheadings --bytes --output RES {}", file.display()));
+    let before = resident();
+    node.baseline();
+    node.denovo(&["node", "audit", "--drop-page-cache", "--compact-memory"]);
+    let after = resident();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!((before.trim(), after.trim()), ("4194304", "0"));
 }
