@@ -165,9 +165,13 @@ fn put_right(audit: &Audit, jobs: &Jobs, owners: &Owners, repair: Repair<'_>) ->
 fn whole_node(audit: &Audit, repair: Repair<'_>) -> Acted {
     let mut acted = Acted::new();
     if repair.reset_settings {
-        for difference in &audit.differences {
-            if let Handle::Setting { file, value } = &difference.handle {
-                acted.push((difference.clone(), residue::reset(file, value).err()));
+        // Twice: some change others when they are written (net.ipv4.ip_forward).
+        for last in [false, true] {
+            for difference in &audit.differences {
+                if let Handle::Setting { file, value } = &difference.handle {
+                    let failed = residue::reset(file, value).err();
+                    acted.extend(last.then(|| (difference.clone(), failed)));
+                }
             }
         }
     }
