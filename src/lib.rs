@@ -20,4 +20,6 @@ pub mod record;
 
 pub mod supervise;
 
+pub mod isolation;
+
 pub mod cli;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules from the ground up; each may use those before it.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 11] = [
     "problem",
     "host",
     "request",
@@ -15,6 +15,7 @@ const ORDER: [&str; 10] = [
     "kernel",
     "record",
     "supervise",
+    "isolation",
     "cli",
 ];
 

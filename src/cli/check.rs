@@ -18,6 +18,8 @@ use crate::supervise::image::file_names;
 pub enum Verb {
     /// Whether MPI jobs will work, and what mends what does not
     Mpi(Mpi),
+    /// What a job can notice of its neighbours, its predecessors and the host
+    Isolation(Box<super::isolation::Isolation>),
 }
 
 #[derive(Debug, Args)]
@@ -35,7 +37,10 @@ pub struct Mpi {
 
 /// Exit code 1 says that something is missing without which ranks do not run.
 pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
-    let Verb::Mpi(args) = verb;
+    let args = match verb {
+        Verb::Mpi(args) => args,
+        Verb::Isolation(args) => return super::isolation::check(context, &args),
+    };
     if context.explain {
         context.print_plan(&["read this node's settings and the names of files".to_owned()]);
         return Ok(0);

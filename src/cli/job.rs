@@ -172,7 +172,7 @@ pub struct Show {
 }
 
 impl Options {
-    fn request(&self) -> JobRequest {
+    pub fn request(&self) -> JobRequest {
         JobRequest {
             no_fetch: false,
             id: self.id.clone(),

@@ -4,6 +4,7 @@ mod check;
 mod control;
 mod image;
 mod inspect;
+mod isolation;
 mod job;
 mod node;
 mod oci;
@@ -130,6 +131,8 @@ enum Verb {
     /// For a scheduler's administrator
     #[command(subcommand)]
     Scheduler(scheduler::Verb),
+    #[command(hide = true)]
+    Probe(isolation::Probe),
     /// Print what a command would do, step by step, without doing it
     Explain(Explain),
 }
@@ -373,6 +376,7 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
         Verb::Epilog => scheduler::epilog(&context),
         Verb::Receipt(verb) => receipt::run(&context, verb),
         Verb::Check(verb) => check::run(&context, verb),
+        Verb::Probe(args) => isolation::probe(&context, args),
         Verb::Scheduler(verb) => scheduler::run(&context, verb),
         Verb::Explain(args) => return explained(&context, args),
     };

@@ -120,6 +120,10 @@ impl Channel {
         sendmsg::<()>(self.0.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
     }
 
+    pub fn into_owned(self) -> OwnedFd {
+        self.0
+    }
+
     /// The descriptor, to wait on together with others.
     pub fn as_owned(&self) -> &OwnedFd {
         &self.0

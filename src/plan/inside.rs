@@ -254,6 +254,14 @@ fn fixture_line(fixture: &Fixture, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             hide.len(),
             files.len()
         ),
+        Fixture::Devices { path, devices, owner: (uid, gid) } => {
+            write!(f, "tmpfs on {path} for {uid}:{gid} with devices of root's making:")?;
+            devices.iter().try_for_each(|d| write!(f, " {}", d.path))
+        }
+        Fixture::Views { uid, gid } => {
+            write!(f, "mount the job's own view of the machine (FUSE) for {uid}:{gid}")
+        }
+        Fixture::View { path, name } => write!(f, "the job's own {name} on {path}"),
         Fixture::Cover { path, contents } => {
             write!(f, "cover {path} with {} bytes of its own", contents.len())
         }

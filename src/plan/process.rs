@@ -69,6 +69,7 @@ pub fn rank_steps(
     directories: Vec<CText>,
     cpus: Option<&[u32]>,
     grouped: bool,
+    filter: &Seccomp,
 ) -> Vec<Inside> {
     let mut steps = Vec::with_capacity(8);
     if grouped {
@@ -79,7 +80,7 @@ pub fn rank_steps(
         steps.push(Inside::NewSession);
         steps.push(Inside::Console { rows: 0, columns: 0 });
     }
-    steps.extend(process_steps(process, None, false).into_iter().map(|step| match step {
+    steps.extend(process_steps(process, Some(filter), false).into_iter().map(|step| match step {
         Inside::WorkingDirectory(_) => Inside::FirstDirectory(directories.clone()),
         other => other,
     }));

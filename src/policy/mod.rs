@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod cpus;
+pub mod filter;
 pub mod freshness;
 pub mod job;
 pub mod limits;

@@ -97,6 +97,26 @@ pub enum Fixture {
         hide: Vec<CText>,
         files: Vec<LayeredFile>,
     },
+    /// A small tmpfs with devices that root makes before the first process,
+    /// who may make none in its user namespace: the node's own would tell
+    /// when the node was started. `owner`: user and group of the directory,
+    /// on the node.
+    Devices {
+        path: CText,
+        devices: Vec<Device>,
+        owner: (u32, u32),
+    },
+    /// The machine as the job has it, for the [`Fixture::View`]s after it,
+    /// answered by denovo over FUSE. `uid`, `gid`: inside, whose it is.
+    Views {
+        uid: u32,
+        gid: u32,
+    },
+    /// One file or directory of the views, over an existing path.
+    View {
+        path: CText,
+        name: CText,
+    },
     /// A file bound over an existing path, read-only (such as /proc/sys/kernel/random/boot_id).
     Cover {
         path: CText,

@@ -74,6 +74,8 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
         mask: SigSet::empty(),
         die_with_parent: false,
         entering: true,
+        devices: None,
+        views: None,
         init: None,
     };
     let refuse = |f: &crate::kernel::launch::Failure| Refusal {

@@ -113,6 +113,8 @@ impl<'a> Making<'a> {
             mask,
             die_with_parent: false,
             entering: false,
+            devices: None,
+            views: None,
             init: None,
         };
         // Recorded before it leaves the node's file systems: were denovo

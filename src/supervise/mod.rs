@@ -25,3 +25,4 @@ pub mod stage;
 mod steps;
 pub mod terminal;
 pub mod update;
+mod views;

@@ -12,16 +12,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::protocol::{self, Entry, Parting, Reply, Request};
-use super::{groups, init, stage, steps};
+use super::{groups, init, stage, steps, views};
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, accept, receive_with};
+use crate::kernel::inside::{self, Views};
 use crate::kernel::launch::{Born, Extra, Failure, launch};
 use crate::kernel::sys::{self, Forked};
 use crate::kernel::timings::{self, Stage};
 use crate::kernel::{channel, failure};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
-use crate::policy::spec::Kind;
+use crate::plan::inside::Inside;
+use crate::policy::spec::{Fixture, Kind};
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
 use crate::record::process::ProcessName;
@@ -41,6 +43,8 @@ pub struct Orders {
     pub image: Option<OwnedFd>,
     /// What keeps an unpacked image where it is.
     pub held: Option<OwnedFd>,
+    /// Major and minor version of the node's kernel.
+    pub kernel: (u32, u32),
     /// What the environment is made for.
     pub asked: JobRequest,
 }
@@ -52,6 +56,9 @@ struct Client {
     joined: bool,
 }
 
+/// Process and connection of whoever answers for the views.
+type Viewer = (i32, OwnedFd);
+
 struct Monitor {
     orders: Orders,
     /// For us and for root.
@@ -59,6 +66,8 @@ struct Monitor {
     /// For the environment's user, opened when the first of theirs joins.
     user_doors: Option<Doors>,
     born: Born,
+    /// Who answers for the job's own view of the machine.
+    viewer: Option<Viewer>,
     /// Those that are not the node's own, in the order of entering.
     namespaces: Vec<(Kind, OwnedFd)>,
     listener: OwnedFd,
@@ -178,12 +187,20 @@ impl Monitor {
         timings::done(Stage::Groups);
         // A caller who may make no groups goes on without.
         orders.record.cgroup = orders.plan.cgroup.clone();
+        let made = devices_of(&orders.plan)
+            .and_then(|devices| views_of(&orders.plan).map(|views| (devices, views)));
+        let (devices, (views, viewer)) = match made {
+            Ok(made) => made,
+            Err(problem) => return Err(undo(&orders, vec![problem])),
+        };
         let extra = Extra {
             start: None,
             preserve: Some(0),
             mask: SigSet::empty(),
             die_with_parent: false,
             entering: false,
+            devices: devices.as_ref(),
+            views: views.as_ref(),
             init: Some(&init::main),
         };
         let refuse = |plan: &Plan, f: &Failure| {
@@ -192,8 +209,12 @@ impl Monitor {
         };
         let born = match launch(&orders.plan, &doors, &extra) {
             Ok(born) => born,
-            Err(f) => return Err(undo(&orders, refuse(&orders.plan, &f))),
+            Err(f) => {
+                end_views(viewer);
+                return Err(undo(&orders, refuse(&orders.plan, &f)));
+            }
         };
+        let viewer = viewer.zip(views.map(|v| v.server));
         orders.record.init = ProcessName::of(born.pid);
         let raised = Self::receive_namespaces(&born)
             .map_err(|f| refuse(&orders.plan, &f))
@@ -214,6 +235,7 @@ impl Monitor {
                     doors,
                     user_doors: None,
                     born,
+                    viewer,
                     namespaces,
                     listener,
                     clients,
@@ -223,6 +245,7 @@ impl Monitor {
             Err(problems) => {
                 let _ = sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
                 let _ = super::proxy::exit_code(born.pid);
+                end_views(viewer.map(|v| v.0));
                 Err(undo(&orders, problems))
             }
         }
@@ -331,6 +354,7 @@ impl Monitor {
         let request = protocol::hear::<Request>(&self.clients[index].socket);
         match request {
             Ok(Some((Request::Join, _))) => self.let_in(index),
+            Ok(Some((Request::Answer, fds))) => self.answer_calls(&fds),
             Ok(Some((Request::Place { pid }, _))) => self.place(index, pid),
             Ok(Some((Request::Show, _))) => self.show(index),
             Ok(Some((Request::Step { memory }, _))) => self.step(index, memory),
@@ -386,12 +410,23 @@ impl Monitor {
             bundle: self.orders.record.bundle.clone(),
             env: self.orders.env.clone(),
             cpus: self.orders.affinity.clone(),
+            answered: self.viewer.is_some(),
+            kernel: self.orders.kernel,
             asked: self.orders.asked.clone(),
         };
         let fds: Vec<&OwnedFd> =
             self.namespaces.iter().map(|(_, fd)| fd).chain(&doors.v1_tasks).chain(v2).collect();
         let client = &mut self.clients[index];
         client.joined = protocol::say(&client.socket, &Reply::Joined(entry), &fds).is_ok();
+    }
+
+    /// Hands a listener to whoever answers for the views. With nobody there it
+    /// is closed, and the calls fail as on a kernel without them.
+    fn answer_calls(&self, listeners: &[OwnedFd]) {
+        if let Some((_, to)) = &self.viewer {
+            let numbers: Vec<i32> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
+            let _ = channel::send_with(to, b"l", &numbers);
+        }
     }
 
     /// Moves a process of the client's user; nobody else's.
@@ -484,10 +519,52 @@ impl Monitor {
         // The kernel ends every process of the pid namespace before its init
         // is gone (pid_namespaces(7)).
         let _ = super::proxy::exit_code(self.born.pid);
+        end_views(self.viewer.map(|v| v.0));
         self.namespaces.clear();
         drop((self.listener, self.doors, self.user_doors));
         stage::take_back(&self.orders.jobs, &self.orders.record);
         drop(self.waiting);
+    }
+}
+
+/// The devices that root makes for the environment, if the plan has any.
+fn devices_of(plan: &Plan) -> Result<Option<OwnedFd>, Problem> {
+    let found = plan.inside.iter().find_map(|step| match step {
+        Inside::Put(Fixture::Devices { devices, owner, .. }) => Some((devices, *owner)),
+        _ => None,
+    });
+    let made = found.map(|(devices, owner)| inside::devices_of_root(devices, owner)).transpose();
+    made.map_err(|f| {
+        Problem::kernel(format!("the environment's devices: {}: {}", f.call, f.errno.desc()))
+            .hint("a devices control group around denovo may refuse mknod: allow \"c *:* m\" there")
+    })
+}
+
+/// Starts the process that answers for the views, if the plan has any.
+fn views_of(plan: &Plan) -> Result<(Option<Views>, Option<i32>), Problem> {
+    let wanted = |step: &Inside| matches!(step, Inside::Put(Fixture::Views { .. }));
+    if !plan.inside.iter().any(wanted) {
+        return Ok((None, None));
+    }
+    let failed = |call: &str, errno: Errno| {
+        Problem::kernel(format!("the job's own view of the machine: {call}: {}", errno.desc()))
+    };
+    let (from, server) = Channel::pair().map_err(|e| failed("socketpair", e))?;
+    // The first process is in a user namespace, where no device is made.
+    let device = (nix::unistd::geteuid().is_root() && plan.launch.owner.is_some())
+        .then(inside::fuse_device)
+        .transpose()
+        .map_err(|fault| failed(fault.call, fault.errno))?;
+    let pid = views::serve(from.as_owned(), &plan.cgroup).map_err(|e| failed("clone3", e))?;
+    Ok((Some(Views { server: server.into_owned(), device }), Some(pid)))
+}
+
+/// Its mount is gone; a process that waits in it still is not waited for.
+fn end_views(viewer: Option<i32>) {
+    if let Some(pid) = viewer {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(pid, None);
     }
 }
 

@@ -24,6 +24,9 @@ pub enum Request {
     Place {
         pid: i32,
     },
+    /// A listener of a filter of mine comes with this: whoever answers for
+    /// the environment's views takes it. There is no reply.
+    Answer,
     /// My process has ended; `report`: tell me what was used.
     Leave {
         report: bool,
@@ -107,6 +110,12 @@ pub struct Entry {
     pub env: Vec<String>,
     /// Where no group can hold the processes on their CPUs.
     pub cpus: Option<Vec<u32>>,
+    /// Whether somebody answers sysinfo(2).
+    #[serde(default)]
+    pub answered: bool,
+    /// Major and minor version of the node's kernel.
+    #[serde(default)]
+    pub kernel: (u32, u32),
     /// What the environment was made for.
     pub asked: JobRequest,
 }

@@ -12,6 +12,10 @@ pub mod older;
 mod place;
 mod root;
 mod seal;
+mod views;
+
+pub use place::devices_of_root;
+pub use views::{Views, device as fuse_device, usable as fuse_usable};
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -84,6 +88,12 @@ pub struct Child<'a> {
     /// Whether the environment runs already and this process only enters it.
     pub entering: bool,
     null: Option<OwnedFd>,
+    /// What a [`Fixture::Devices`] of the plan is.
+    pub devices_made: Option<&'a OwnedFd>,
+    /// Who answers for the job's own view of the machine.
+    pub views: Option<&'a Views>,
+    /// Where that is mounted.
+    viewed: Option<OwnedFd>,
     /// The directory of the device made last, as long as devices follow.
     devices: Option<(root::Buffer, OwnedFd)>,
     found: usize,
@@ -111,6 +121,9 @@ impl<'a> Child<'a> {
             layers: 0,
             entering: false,
             null: None,
+            devices_made: None,
+            views: None,
+            viewed: None,
             devices: None,
             found: 0,
             released: false,

@@ -69,6 +69,9 @@ impl Child<'_> {
             Fixture::Layered { path, lower, hide, files } => {
                 self.put_layered(path, lower, hide, files)
             }
+            Fixture::Devices { path, .. } => self.devices_of_root(path),
+            Fixture::Views { uid, gid } => self.views(*uid, *gid),
+            Fixture::View { path, name } => self.view(path, name),
             Fixture::Cover { path, contents } => self.cover(path, contents),
         }
     }
@@ -141,7 +144,7 @@ impl Child<'_> {
             // cgroup2 onto the node's that came with its /sys. The attributes
             // follow below.
             Err(Errno::EBUSY) if data.is_none() => {
-                let new = sys::detached(fstype.as_c_str()).named("mount")?;
+                let new = sys::detached(fstype.as_c_str(), &[]).named("mount")?;
                 sys::attach(new.as_fd(), target.as_fd()).named("move_mount")?;
             }
             result => result.named("mount")?,
@@ -379,6 +382,13 @@ impl Child<'_> {
         sys::attach(tree.as_fd(), target.as_fd()).named("move_mount")
     }
 
+    /// See [`Fixture::Devices`].
+    fn devices_of_root(&mut self, path: &CText) -> Result<(), Fault> {
+        let made = self.devices_made.ok_or(Fault { call: "devices", errno: Errno::EBADF })?;
+        let target = self.plain_directory(path.as_c_str())?;
+        sys::attach(made.as_fd(), target.as_fd()).named("move_mount of the devices")
+    }
+
     pub(super) fn device_links(&self) -> Result<(), Fault> {
         let links = [
             (c"fd", c"/proc/self/fd"),
@@ -432,6 +442,36 @@ impl Child<'_> {
 }
 
 /// A device where nothing is yet; what is there already stays.
+/// As root: what a [`Fixture::Devices`] is, mounted nowhere yet.
+///
+/// # Errors
+/// The call that was refused.
+pub fn devices_of_root(devices: &[Device], (uid, gid): (u32, u32)) -> Result<OwnedFd, Fault> {
+    let number = |id: u32| {
+        let mut text = super::root::Buffer::new();
+        text.push_number(id.into());
+        text
+    };
+    let (uid, gid) = (number(uid), number(gid));
+    let options = [
+        (c"mode", c"755"),
+        (c"size", c"64k"),
+        (c"nr_inodes", c"64"),
+        (c"uid", uid.text()),
+        (c"gid", gid.text()),
+    ];
+    let made = sys::detached(c"tmpfs", &options).named("mount of a tmpfs")?;
+    for device in devices {
+        let path = device.path.as_bytes();
+        let start = path.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+        let name = CText::lossy(&path[start..]);
+        make_node(&made, name.as_c_str(), device)?;
+    }
+    let flags = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    sys::mount_setattr(made.as_fd(), flags, 0, false).named("mount_setattr")?;
+    Ok(made)
+}
+
 fn make_node(parent: &OwnedFd, name: &CStr, device: &Device) -> Result<(), Fault> {
     let number = libc::makedev(device.major, device.minor);
     let before = nix::sys::stat::umask(Mode::empty());

@@ -188,7 +188,7 @@ fn close_to_others() -> Result<(), Fault> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).named("prctl(DUMPABLE)").map(drop)
 }
 
-fn make_directory(base: &OwnedFd, name: &std::ffi::CStr) -> Result<(), Fault> {
+pub(super) fn make_directory(base: &OwnedFd, name: &std::ffi::CStr) -> Result<(), Fault> {
     match nix::sys::stat::mkdirat(base, name, Mode::from_bits_truncate(0o755)) {
         Ok(()) | Err(Errno::EEXIST) => files::chmod_at(base.as_fd(), name, 0o755).named("chmod"),
         Err(errno) => Err(Fault { call: "mkdir", errno }),
@@ -196,7 +196,7 @@ fn make_directory(base: &OwnedFd, name: &std::ffi::CStr) -> Result<(), Fault> {
 }
 
 /// A directory of ours below the base, which nobody else writes.
-fn part(base: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd, Fault> {
+pub(super) fn part(base: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd, Fault> {
     sys::openat2(base.as_fd(), name, libc::O_PATH | libc::O_DIRECTORY, 0, sys::resolve::NO_SYMLINKS)
         .named("open below the base")
 }

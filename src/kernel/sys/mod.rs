@@ -7,6 +7,7 @@ pub mod left;
 mod loopdev;
 mod memory;
 mod mount;
+pub mod probe;
 mod process;
 mod terminal;
 

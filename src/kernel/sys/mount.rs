@@ -44,18 +44,27 @@ pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     Errno::result(rc).map(drop)
 }
 
-/// fsopen(2), fsconfig(2) and fsmount(2): a file system without options,
-/// mounted nowhere yet.
+/// fsopen(2), fsconfig(2) and fsmount(2): a file system with `options`, each
+/// a name and a value, mounted nowhere yet.
 ///
 /// # Errors
 /// As these calls.
-pub fn detached(fstype: &CStr) -> Result<OwnedFd, Errno> {
+pub fn detached(fstype: &CStr, options: &[(&CStr, &CStr)]) -> Result<OwnedFd, Errno> {
     // linux/mount.h; libc lacks it.
+    const FSCONFIG_SET_STRING: libc::c_uint = 1;
     const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
     const CLOEXEC: libc::c_uint = 1;
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: fstype is NUL-terminated and outlives the call.
     let fs = owned(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), CLOEXEC) })?;
+    for (name, value) in options {
+        let (name, value) = (name.as_ptr(), value.as_ptr());
+        // SAFETY: both are NUL-terminated and outlive the call.
+        let rc = unsafe {
+            libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), FSCONFIG_SET_STRING, name, value, 0)
+        };
+        Errno::result(rc)?;
+    }
     // SAFETY: this command takes no key and no value.
     let rc = unsafe {
         libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0)

@@ -243,8 +243,13 @@ fn exempt(thing: &Thing, jobs: &Jobs) -> bool {
 fn of_running(thing: &Thing, jobs: &Jobs, owners: &Owners) -> bool {
     let owner = thing.owner.map(|uid| owners.user(uid));
     jobs.running.iter().any(|job| {
+        // An environment's views of /proc are served over one.
+        let served = matches!(thing.handle, Handle::Connection { .. }) && owner == Some(0);
         let by_pid = matches!(thing.handle, Handle::Process { pid, .. } if job.pids.contains(&pid));
-        by_pid || thing.job.as_ref() == Some(&job.id) || (job.uid != 0 && owner == Some(job.uid))
+        by_pid
+            || (served && !job.pids.is_empty())
+            || thing.job.as_ref() == Some(&job.id)
+            || (job.uid != 0 && owner == Some(job.uid))
     })
 }
 

@@ -1,7 +1,7 @@
 //! What a job's root is made of.
 
 use super::etc::{self, Identity};
-use super::{Case, Source};
+use super::{Case, Person, Source};
 use crate::host::distribution::{Distribution, TopEntry};
 use crate::policy::spec::{Device, Fixture, Mount, MountAttributes, MountSource};
 use crate::policy::text::CText;
@@ -11,25 +11,53 @@ use crate::problem::{Problem, Problems};
 pub(super) const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
+    "/proc/buddyinfo",
+    "/proc/bus",
+    "/proc/cgroups",
     "/proc/cmdline",
-    "/proc/diskstats",
+    "/proc/consoles",
+    "/proc/dynamic_debug",
+    "/proc/fs",
     "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/irq",
+    "/proc/kallsyms",
     "/proc/kcore",
     "/proc/key-users",
     "/proc/keys",
+    "/proc/kmsg",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
     "/proc/locks",
+    "/proc/mdstat",
+    "/proc/modules",
+    "/proc/mtrr",
+    "/proc/pagetypeinfo",
     "/proc/partitions",
     "/proc/sched_debug",
+    "/proc/schedstat",
     "/proc/scsi",
+    "/proc/slabinfo",
     "/proc/softirqs",
+    "/proc/sys/fs/aio-nr",
+    "/proc/sys/fs/dentry-state",
+    "/proc/sys/fs/file-nr",
+    "/proc/sys/fs/inode-nr",
+    "/proc/sys/fs/inode-state",
+    "/proc/sys/kernel/pty/nr",
+    "/proc/sys/kernel/random/entropy_avail",
+    "/proc/sys/kernel/tainted",
     "/proc/timer_list",
-    "/sys/devices/virtual/powercap",
     "/proc/timer_stats",
+    "/proc/tty",
+    "/proc/vmallocinfo",
+    "/proc/zoneinfo",
 ];
 
-pub(super) const READONLY: &[&str] =
-    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(super) const READONLY: &[&str] = &["/proc/sys", "/proc/sysrq-trigger"];
 
 /// Directories that are the environment's own; what the node has there is
 /// not seen, so nothing of the caller's is looked for in them.
@@ -52,6 +80,7 @@ pub(super) fn fixtures(case: &Case<'_>, problems: &mut Problems) -> Vec<Fixture>
         Source::Bundle { .. } => {}
     }
     kernel_views(case, &mut all);
+    own_views(case, &mut all);
     brought_in(case, &mut all);
     for bind in &case.request.binds {
         match bind_of(&bind.source, &bind.destination, bind.readonly) {
@@ -175,7 +204,10 @@ fn kernel_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
     // An allow-list in place of sysfs: the topology that hwloc and OpenMP
     // read, and the network's where the network is the node's.
     all.push(new("tmpfs", "/sys", plain, "mode=755,size=64k"));
-    let mut shown = vec!["/sys/devices/system", "/sys/kernel/mm"];
+    let mut shown = vec!["/sys/kernel/mm/hugepages", "/sys/kernel/mm/transparent_hugepage"];
+    if !case.views {
+        shown.push("/sys/devices/system");
+    }
     if !case.request.network_none {
         shown.extend([
             "/sys/class/net",
@@ -185,7 +217,12 @@ fn kernel_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
         ]);
     }
     all.extend(shown.into_iter().map(|path| bind(path, path, true, true)));
-    all.push(new("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k"));
+    all.push(if case.makes_devices() {
+        let owner = (case.person.uid, case.person.gid);
+        Fixture::Devices { path: CText::lossy("/dev"), devices: devices(), owner }
+    } else {
+        new("tmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=755,size=64k")
+    });
     all.push(new(
         "devpts",
         "/dev/pts",
@@ -197,6 +234,46 @@ fn kernel_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
     let data = format!("mode=1777,size={shm}");
     all.push(new("tmpfs", "/dev/shm", libc::MS_NOSUID | libc::MS_NODEV, &data));
     all.push(new("mqueue", "/dev/mqueue", plain, ""));
+}
+
+/// What the kernel says of the whole machine, said of the job instead.
+///
+/// Without FUSE, what tells most of neighbours says nothing; the sizes are
+/// the node's.
+fn own_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
+    let Person { uid, gid, .. } = *case.person;
+    if !case.views {
+        let stalls = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n\
+                      full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        for what in ["cpu", "io", "memory"] {
+            all.push(cover(&format!("/proc/pressure/{what}"), stalls.into()));
+        }
+        all.push(cover("/proc/loadavg", "0.00 0.00 0.00 1/1 1\n".into()));
+        for path in ["/proc/diskstats", "/proc/swaps", "/proc/vmstat"] {
+            all.push(cover(path, Vec::new()));
+        }
+        return;
+    }
+    all.push(Fixture::Views { uid, gid });
+    let view = |path: &str, name: &str| Fixture::View {
+        path: CText::lossy(path),
+        name: CText::lossy(name),
+    };
+    for name in [
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "pressure",
+        "stat",
+        "swaps",
+        "uptime",
+        "vmstat",
+    ] {
+        all.push(view(&format!("/proc/{name}"), name));
+    }
+    all.push(directory("/sys/devices/system", 0o755));
+    all.push(view("/sys/devices/system", "system"));
 }
 
 /// Directories of the job's own.

@@ -51,6 +51,8 @@ pub struct Case<'a> {
     pub launcher: &'a [String],
     /// Directory on the scratch disk, made for this environment.
     pub scratch: Option<&'a str>,
+    /// Whether the job can have its own view of the machine (FUSE).
+    pub views: bool,
     /// 32 random bytes, for the machine's and the boot's id.
     pub seed: [u8; 32],
 }
@@ -95,10 +97,11 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
         root,
         fixtures,
         namespaces,
-        propagation: libc::MS_SLAVE | libc::MS_REC,
+        // What the node mounts and unmounts later is none of the job's.
+        propagation: libc::MS_PRIVATE | libc::MS_REC,
         hostname: Some(CText::lossy(case.hostname())),
         domainname: None,
-        devices: fixtures::devices(),
+        devices: if case.makes_devices() { Vec::new() } else { fixtures::devices() },
         own_dev: true,
         sysctl: Vec::new(),
         masked_paths: fixtures::MASKED.iter().map(|p| CText::lossy(*p)).collect(),
@@ -134,6 +137,13 @@ impl Case<'_> {
         name.truncate(63);
         let trimmed = name.trim_matches('-');
         if trimmed.is_empty() { "job".to_owned() } else { trimmed.to_owned() }
+    }
+
+    /// Whether nodes of its own are made: by root, with mknod(2).
+    fn makes_devices(&self) -> bool {
+        /// CAP_MKNOD of capabilities(7).
+        const MKNOD: u64 = 1 << 27;
+        self.by_root() && self.facts.caller.capabilities & MKNOD != 0
     }
 
     /// Root who makes an environment for itself, or for somebody else.

@@ -35,6 +35,7 @@ fn decided(caller: u32, user: u32, request: &JobRequest, cwd: &str) -> Decided {
         cwd: Some(cwd),
         launcher: &[],
         scratch: None,
+        views: true,
         seed: [7; 32],
     };
     decide(&case).expect("decided")

@@ -59,7 +59,13 @@ pub fn jobs(asked: &Asked<'_>, state: &NodeState) -> Jobs {
 
 fn running_of(record: &JobRecord) -> Running {
     let keepers = [record.monitor, record.init];
-    let pids = keepers.into_iter().flatten().map(|p: ProcessName| p.pid).collect();
+    let mut pids: Vec<i32> = keepers.into_iter().flatten().map(|p| p.pid).collect();
+    // Its monitor's children serve the environment from outside.
+    for pid in pids.clone() {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        pids.extend(children.split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok()));
+    }
     Running { id: record.id.clone(), uid: record.uid, pids }
 }
 

@@ -9,6 +9,7 @@ use crate::kernel::timings::{self, Stage};
 use crate::plan::build;
 use crate::plan::inside::Join;
 use crate::plan::{self, Plan};
+use crate::policy::filter;
 use crate::policy::rank::{self, Rank};
 use crate::policy::text::CText;
 use crate::problem::Problem;
@@ -152,6 +153,7 @@ fn start_inside(
         cpus: entry.cpus.as_deref(),
     };
     let process = rank.process()?;
+    let filter = filter::of_a_job(entry.answered, entry.kernel);
     let plan = Plan {
         cgroup: plan::cgroup::CgroupPlan::default(),
         launch: plan::Launch::joining(join),
@@ -160,9 +162,10 @@ fn start_inside(
             rank.directories(),
             rank.cpus,
             !doors.v1_tasks.is_empty(),
+            &filter,
         ),
         program: Some(build::program(&process)),
-        seccomp: None,
+        seccomp: Some((filter.program.clone(), filter.flags)),
         hooks: crate::policy::spec::Hooks::default(),
     };
     timings::done(Stage::Plan);
@@ -182,6 +185,8 @@ fn start_inside(
         mask: signals.before(),
         die_with_parent: true,
         entering: true,
+        devices: None,
+        views: None,
         init: None,
     };
     let refuse = |f: &Failure| Refusal {
@@ -200,6 +205,10 @@ fn start_inside(
                 return Err(refuse(&f));
             }
             Ok(Heard::Terminal(fd)) => master = Some(fd),
+            Ok(Heard::Listener(fd)) => {
+                // Who waits for an answer that never comes fails, and goes on.
+                let _ = protocol::say(socket, &Request::Answer, &[&fd]);
+            }
             Ok(Heard::Closed) => {
                 timings::done(Stage::Inside);
                 timings::report("join", &plan.inside);

@@ -5,6 +5,7 @@ use crate::host::distribution::Distribution;
 use crate::host::{Facts, accounts, hardware};
 use crate::image;
 use crate::kernel::acting::Acting;
+use crate::kernel::inside;
 use crate::kernel::timings::{self, Stage};
 use crate::plan::Plan;
 use crate::plan::build::{self, Options};
@@ -131,6 +132,7 @@ fn prepare(
         cwd: cwd.as_deref(),
         launcher: &rank::launcher_directories(person.uid),
         scratch: text.as_deref(),
+        views: facts.kernel >= (4, 18) && inside::fuse_usable(),
         seed: seed(),
     };
     let made = decide(&case).and_then(|decided| {
@@ -253,6 +255,7 @@ pub(super) fn make(
         affinity: prepared.decided.affinity,
         image: prepared.image.handed,
         held: prepared.image.held,
+        kernel: facts.kernel,
         asked: request.clone(),
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
@@ -285,7 +288,10 @@ fn choose_cpus(
 }
 
 /// For whom the environment is.
-fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
+///
+/// # Errors
+/// There is no such user, or the caller may not make one for somebody else.
+pub fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
     let caller = &facts.caller;
     let Some(text) = &request.user else {
         return Ok(described(caller.uid, Some((caller.gid, &caller.groups))));

@@ -5,8 +5,8 @@ mod make;
 
 pub(super) use enter::wait_closed;
 use enter::{execute, tell, write_receipt};
-pub use make::explain;
 use make::make;
+pub use make::{explain, person};
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,228 @@
+//! The probe inside and on the bare node, and the neighbour, in turns.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::channel::Look;
+use super::judge::{Course, Moment, Phase};
+use super::neighbour::{Marks, Order};
+use crate::problem::Problem;
+
+/// Begins the name of a variable that the caller of the environment has.
+pub const VARIABLE: &str = "DENOVO_CHECK_";
+
+/// Who runs inside, and so the neighbour beside it.
+#[derive(Debug, Clone)]
+pub struct Who {
+    pub uid: u32,
+    pub gid: u32,
+    pub home: Option<PathBuf>,
+}
+
+/// What is to be looked at from inside.
+#[derive(Debug)]
+pub struct Subject {
+    /// Starts the probe inside.
+    pub command: Vec<OsString>,
+    /// Another user than the caller; root only.
+    pub who: Option<Who>,
+    /// Where the root of the inside is on the node, if files of it can be
+    /// told apart there.
+    pub files: Option<PathBuf>,
+    /// How often the neighbour comes.
+    pub rounds: usize,
+}
+
+/// How long nothing is done where the neighbour would work.
+const IDLE: Duration = Duration::from_millis(200);
+/// For what the kernel frees after a while.
+const SETTLE: Duration = Duration::from_millis(60);
+
+/// Starts everything, takes the readings, and leaves nothing.
+///
+/// # Errors
+/// A process cannot be started, or the one inside does not answer.
+pub fn course(subject: &Subject) -> Result<Course, Problem> {
+    let tag = format!("dnv{:08x}", std::process::id() ^ random());
+    let (watched, unread) = subject.files.as_deref().map_or((None, None), find_files);
+    let outside = |path: &Option<PathBuf>| {
+        let root = subject.files.as_deref().unwrap_or(Path::new("/"));
+        path.as_ref().map(|p| root.join(p).display().to_string())
+    };
+    let inside = |path: &Option<PathBuf>| {
+        path.as_ref().map(|p| Path::new("/").join(p).display().to_string())
+    };
+    let on_node = Look { tag: tag.clone(), watched: outside(&watched), unread: outside(&unread) };
+    let within = Look { tag: tag.clone(), watched: inside(&watched), unread: inside(&unread) };
+
+    let own = || {
+        let mut command = Command::new("/proc/self/exe");
+        if let Some(who) = &subject.who {
+            become_user(&mut command, who);
+        }
+        command.env("DENOVO_NEIGHBOUR", &tag).arg("probe");
+        command
+    };
+    let mut neighbour = Answering::start(own().arg("neighbour"), "the neighbour")?;
+    let mut host = Answering::start(&mut own(), "the probe on the node")?;
+    let (program, arguments) = subject.command.split_first().ok_or_else(no_command)?;
+    let mut command = Command::new(program);
+    command.args(arguments).env(format!("{VARIABLE}{tag}"), "1");
+    let mut probe = Answering::start(&mut command, "the probe inside")?;
+
+    neighbour.say(&on_node)?;
+    let mut moment = || -> Result<Moment, Problem> {
+        let before = host.ask(&on_node)?;
+        let inside = probe.ask(&within)?;
+        Ok(Moment { before, inside, after: host.ask(&on_node)? })
+    };
+    let mut course = Course { tag: tag.clone(), phases: Vec::new() };
+    // What a process opens once (and the first look) is not to count.
+    moment()?;
+    for turn in 0..=2 * subject.rounds {
+        let busy = turn % 2 == 1;
+        let mut marks = Marks::new();
+        if busy {
+            marks = neighbour.ask(&Order::Come)?;
+        } else if turn > 0 {
+            let last = turn == 2 * subject.rounds;
+            neighbour.ask::<Marks>(if last { &Order::Leave } else { &Order::Go })?;
+        }
+        std::thread::sleep(SETTLE);
+        let start = moment()?;
+        if busy {
+            neighbour.ask::<Marks>(&Order::Work)?;
+        } else {
+            std::thread::sleep(IDLE);
+        }
+        course.phases.push(Phase { busy, start, end: moment()?, marks });
+    }
+    neighbour.ask::<Marks>(&Order::Clean)?;
+    Ok(course)
+}
+
+fn no_command() -> Problem {
+    Problem::user("no command is given that runs the probe")
+        .hint("denovo check isolation --with -- podman run -i … denovo probe")
+}
+
+/// Another process's standard input and output, a line of JSON each.
+struct Answering {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    what: &'static str,
+}
+
+impl Answering {
+    fn start(command: &mut Command, what: &'static str) -> Result<Self, Problem> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| {
+            let program = command.get_program().to_string_lossy();
+            Problem::user(format!("{what}: {program}: {e}"))
+                .hint("give a program that exists and can be executed")
+        })?;
+        let output = child.stdout.take().map(BufReader::new);
+        let output = output.ok_or_else(|| Problem::ours(format!("{what}: has no output")))?;
+        Ok(Self { child, output, what })
+    }
+
+    fn say(&mut self, line: &impl Serialize) -> Result<(), Problem> {
+        let text = serde_json::to_string(line).map_err(|e| Problem::ours(e.to_string()))?;
+        let said = self.child.stdin.as_mut().map(|input| writeln!(input, "{text}"));
+        said.transpose().map(drop).map_err(|e| self.gone(&e.to_string()))
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, line: &impl Serialize) -> Result<T, Problem> {
+        self.say(line)?;
+        let mut text = String::new();
+        loop {
+            text.clear();
+            match self.output.read_line(&mut text) {
+                Ok(0) => return Err(self.gone("it ended")),
+                Err(e) => return Err(self.gone(&e.to_string())),
+                // A runtime may have something to say as well.
+                Ok(_) if !text.starts_with('{') => {}
+                Ok(_) => {
+                    return serde_json::from_str(&text)
+                        .map_err(|e| self.gone(&format!("not an answer: {e}")));
+                }
+            }
+        }
+    }
+
+    fn gone(&self, why: &str) -> Problem {
+        Problem::user(format!("{}: {why}", self.what)).hint(
+            "the command has to run `denovo probe` with its standard input and output handed \
+             through (podman run -i)",
+        )
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        // The end of its input ends it.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn become_user(command: &mut Command, who: &Who) {
+    command.uid(who.uid).gid(who.gid);
+    if let Some(home) = &who.home {
+        command.env("HOME", home);
+    }
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    // Without it the tag would only be less random.
+    let _ = std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    u32::from_ne_bytes(bytes)
+}
+
+/// Below `root`, as relative paths: a file large enough to count pages of, and
+/// one whose time of access the next read will move (`relatime`, mount(8)).
+fn find_files(root: &Path) -> (Option<PathBuf>, Option<PathBuf>) {
+    let (mut watched, mut unread) = (None, None);
+    let mut dirs = vec![root.join("bin"), root.join("usr/lib"), root.join("usr/share")];
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            seen += 1;
+            let Ok(meta) = entry.metadata() else { continue };
+            let path = entry.path();
+            if meta.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let Ok(relative) = path.strip_prefix(root).map(Path::to_owned) else { continue };
+            if !meta.is_file() || meta.len() == 0 {
+                continue;
+            }
+            if watched.is_none() && (64 << 10..4 << 20).contains(&meta.len()) {
+                watched = Some(relative);
+            } else if unread.is_none() && moves_at_next_read(&meta) {
+                unread = Some(relative);
+            }
+        }
+        if (watched.is_some() && unread.is_some()) || seen > 20_000 {
+            break;
+        }
+    }
+    (watched, unread)
+}
+
+fn moves_at_next_read(meta: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let day = now.map_or(0, |d| d.as_secs() as i64) - 86_400;
+    meta.atime() < day || meta.atime() <= meta.mtime() || meta.atime() <= meta.ctime()
+}
