@@ -5,6 +5,8 @@
 //! look like a broken node. The test is not whose words the error has, but
 //! whether an environment without the wishes can be made.
 
+mod receipt;
+
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,17 +14,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::freshness::{self, Ending};
+use receipt::{Last, bare_receipt, keep, look, receipt};
+
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
 use super::stage::{self, Collected};
 use crate::host::{Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
-use crate::kernel::system_v;
 use crate::policy::job::check_hostname;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
-use crate::record::receipt::{Cleaned, Given, Key, Receipt, Receipts, Times};
+use crate::record::receipt::Receipt;
 use crate::record::scheduler::{Note, Notes, Phase};
 use crate::request::bind;
 use crate::request::freshness::Freshness;
@@ -278,20 +281,6 @@ pub fn epilog(
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
 }
 
-/// A full disk, or a key that cannot be read, is no reason to take the node
-/// out of service.
-fn keep(site: &Scheduler, receipt: Receipt, warn: &dyn Fn(&str)) {
-    let receipts = Receipts::new(&site.receipts);
-    let key = site
-        .receipt_key
-        .as_ref()
-        .and_then(|path| Key::read(path).inspect_err(|problem| warn(&problem.message)).ok());
-    if let Err(problem) = receipts.save(receipt, key.as_ref()) {
-        warn(&problem.message);
-    }
-    receipts.prune(now(), site.receipt_days, site.receipt_bytes, key.as_ref());
-}
-
 /// Ends what an epilog that was cut off has left standing: its note says that
 /// the job is over. For `denovo node gc`.
 pub fn collect(base: &Path) -> Collected {
@@ -310,15 +299,6 @@ pub fn collect(base: &Path) -> Collected {
         }
     }
     found
-}
-
-/// What was known of an environment just before its end.
-struct Last {
-    record: JobRecord,
-    usage: cgroup::Usage,
-    cleaned: Cleaned,
-    pids: Option<u64>,
-    namespaces: Vec<String>,
 }
 
 /// Ends an environment in bounded time, whatever state it is in: standing,
@@ -395,106 +375,6 @@ fn describe(pid: i32) -> Option<String> {
     let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect();
     let state = rest.trim_start().chars().next()?;
     (state != 'Z').then(|| format!("pid {pid} ({name}) in state {state}"))
-}
-
-/// What there is to clean up, seen through the environment's first process.
-fn look(record: JobRecord, usage: cgroup::Usage) -> Last {
-    let root = record
-        .init
-        .filter(crate::record::process::ProcessName::alive)
-        .map(|init| PathBuf::from(format!("/proc/{}/root", init.pid)));
-    let inside = |path: &str| root.as_ref().map(|root| root.join(path));
-    let used = |path| {
-        let stat = nix::sys::statvfs::statvfs(&inside(path)?).ok()?;
-        Some((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
-    };
-    let queues = inside("dev/mqueue").and_then(|dir| std::fs::read_dir(dir).ok());
-    // What a job writes on the site's disk is not told from the rest there.
-    let tmp = if record.scratch.is_none() { used("tmp") } else { None };
-    let cleaned = Cleaned {
-        processes: usage.pids.map_or(0, |n| n.saturating_sub(1)),
-        shm: used("dev/shm"),
-        tmp,
-        system_v: record.init.and_then(|init| system_v::objects(init.pid)),
-        message_queues: queues.map(|entries| entries.count() as u64),
-        scratch: record.scratch.is_some(),
-    };
-    let pids = record.cgroup.steps.iter().find_map(|step| match step {
-        crate::plan::cgroup::CgroupStep::Set {
-            setting: crate::plan::cgroup::Setting::PidsMax { count },
-            ..
-        } => u64::try_from(*count).ok(),
-        _ => None,
-    });
-    let namespaces = record.init.map_or(Vec::new(), |init| own_namespaces(init.pid));
-    Last { record, usage, cleaned, pids, namespaces }
-}
-
-/// The kinds of namespaces(7) that a process does not share with us.
-fn own_namespaces(pid: i32) -> Vec<String> {
-    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time_for_children", "user", "uts"];
-    let of = |who: &str, kind: &str| std::fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
-    let differs = |kind: &&str| {
-        of(&pid.to_string(), kind).is_some_and(|theirs| of("self", kind) != Some(theirs))
-    };
-    let short = |kind: &str| kind.split('_').next().unwrap_or(kind).to_owned();
-    kinds.iter().filter(|kind| differs(kind)).map(|kind| short(kind)).collect()
-}
-
-fn receipt(call: &Call, last: &Last, to_start: Option<u64>, to_end: u64) -> Receipt {
-    let record = &last.record;
-    Receipt {
-        version: 1,
-        id: record.id.clone(),
-        node: call.node.clone(),
-        uid: record.uid,
-        gid: record.gid,
-        job: record.granted.clone().or_else(|| Some(call.granted.clone())),
-        bundle: record.bundle.clone(),
-        image: record.image.clone(),
-        given: Given {
-            cpus: record.reserved_cpus.clone(),
-            memory: record.memory,
-            pids: last.pids,
-            node_network: record.node_network,
-            namespaces: last.namespaces.clone(),
-        },
-        used: last.usage.clone(),
-        time: Times { started: record.created, ended: now(), to_start, to_end },
-        cleaned: last.cleaned.clone(),
-        status: call.status,
-        exit_code: call.status.filter(|s| s & 0x7f == 0).map(|s| s >> 8 & 0xff),
-        signal: call.status.map(|s| s & 0x7f).filter(|s| *s != 0),
-        problems: record.cgroup.left_out.clone(),
-        freshness: None,
-        chain: None,
-        signature: None,
-    }
-}
-
-/// Of a job that had no environment.
-fn bare_receipt(call: &Call, job: &Ending, to_end: u64) -> Receipt {
-    Receipt {
-        version: 1,
-        id: job.id.clone(),
-        node: call.node.clone(),
-        uid: call.uid,
-        gid: call.gid,
-        job: Some(call.granted.clone()),
-        bundle: "none".to_owned(),
-        image: None,
-        given: Given { node_network: true, ..Given::default() },
-        used: cgroup::Usage::default(),
-        time: Times { started: job.from, ended: now(), to_start: None, to_end },
-        cleaned: Cleaned::default(),
-        status: call.status,
-        exit_code: call.status.filter(|s| s & 0x7f == 0).map(|s| s >> 8 & 0xff),
-        signal: call.status.map(|s| s & 0x7f).filter(|s| *s != 0),
-        problems: Vec::new(),
-        freshness: None,
-        chain: None,
-        signature: None,
-    }
 }
 
 /// Runs `work` in a process of its own for at most so many seconds.
