@@ -126,6 +126,7 @@ fn audit(context: &Context, args: &AuditArgs) -> Result<i32, Refusal> {
         receipts: &site.scheduler.receipts,
         ending: None,
         scheduled: false,
+        held: None,
     };
     let seen = freshness::audit(&asked, repair)?;
     if args.json {

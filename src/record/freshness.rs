@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -67,7 +67,7 @@ pub fn save(path: &Path, baseline: &Baseline) -> Result<(), Problem> {
     }
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".new.{}", std::process::id()));
-    let new = std::path::PathBuf::from(name);
+    let new = PathBuf::from(name);
     let text = canonical(baseline)?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
@@ -91,16 +91,28 @@ pub fn save(path: &Path, baseline: &Baseline) -> Result<(), Problem> {
 /// # Errors
 /// The directory cannot be written.
 pub fn lock(at: &Path, uid: u32) -> Result<Flock<File>, Problem> {
+    let (file, path) = lock_file(at, uid)?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, e)| Problem::site(format!("{}: {}", path.display(), e.desc())))
+}
+
+/// The same if nobody holds it: who has one lock already must not wait for
+/// another.
+pub fn try_lock(at: &Path, uid: u32) -> Option<Flock<File>> {
+    let (file, _) = lock_file(at, uid).ok()?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
+}
+
+fn lock_file(at: &Path, uid: u32) -> Result<(File, PathBuf), Problem> {
     let dir = at.join("freshness");
     // Users look for their environments below the base.
     base::own_directory(at, 0o711, nix::unistd::geteuid().as_raw())?;
     base::own_directory(&dir, 0o700, nix::unistd::geteuid().as_raw())?;
     let path = dir.join(uid.to_string());
     let mut options = OpenOptions::new();
-    let cannot = |why: String| Problem::site(format!("{}: {why}", path.display()));
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = file.map_err(|e| cannot(e.to_string()))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| cannot(e.desc().into()))
+    let file = file.map_err(|e| Problem::site(format!("{}: {e}", path.display())))?;
+    Ok((file, path))
 }
 
 /// Keeps what an audit at a job's beginning said until its end.

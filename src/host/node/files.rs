@@ -1,7 +1,7 @@
 //! Files in the directories that everybody, or every user for himself, can
 //! write.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{DirEntry, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -35,8 +35,14 @@ pub fn read(scope: &Scope<'_>) -> Vec<Thing> {
     let own = scope.directories.iter().map(|dir| (Kind::Tmp, dir.clone()));
     let places = PLACES.iter().map(|(kind, dir)| (*kind, PathBuf::from(dir))).chain(own);
     let mut all = Vec::new();
+    let mut seen = BTreeSet::new();
     for (kind, place) in places {
+        // A site may have made /tmp a link to a disk.
+        let Ok(place) = place.canonicalize() else { continue };
         let Ok(meta) = place.symlink_metadata() else { continue };
+        if !seen.insert(place.clone()) {
+            continue;
+        }
         if !meta.is_dir() {
             continue;
         }

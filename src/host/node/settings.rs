@@ -16,6 +16,7 @@ const LEFT_OUT: &[&str] = &[
     "fs/inode-state",
     "fs/quota",
     "kernel/cad_pid",
+    "kernel/hung_task_detect_count",
     "kernel/ns_last_pid",
     "kernel/perf_event_max_sample_rate",
     "kernel/pty/nr",
@@ -26,6 +27,9 @@ const LEFT_OUT: &[&str] = &[
     "net/ipv4/tcp_fastopen_key",
     "net/ipv6/route/flush",
     "net/netfilter/nf_conntrack_count",
+    "sunrpc/transports",
+    "vm/compact_memory",
+    "vm/drop_caches",
     "vm/stat_refresh",
 ];
 

@@ -68,8 +68,9 @@ fn address(text: &str) -> Option<String> {
     Some(format!("[{}]:{port}", std::net::Ipv6Addr::from(sixteen)))
 }
 
-/// One of AF_UNIX with a name: its path's owner, or for an abstract name the
-/// process that holds it, which is looked for only where the name is new.
+/// One of AF_UNIX with a name: its path's owner, or where there is no such path
+/// (an abstract name, a file that was removed) the process that holds it, which
+/// is looked for only where the name is new.
 fn unix(scope: &Scope<'_>, text: &str) -> Vec<Thing> {
     let mut names: BTreeMap<&str, u64> = BTreeMap::new();
     for line in text.lines().skip(1) {
@@ -85,13 +86,11 @@ fn unix(scope: &Scope<'_>, text: &str) -> Vec<Thing> {
         }
     }
     let key = |name: &str| format!("unix {}", name.as_bytes().escape_ascii());
-    let new = |name: &str| name.starts_with('@') && !(scope.known)(Kind::Socket, &key(name));
+    let file = |name: &str| std::fs::symlink_metadata(name).ok().map(|m| m.uid());
+    let new = |name: &str| !(scope.known)(Kind::Socket, &key(name)) && file(name).is_none();
     let wanted: BTreeSet<u64> = names.iter().filter(|(n, _)| new(n)).map(|(_, i)| *i).collect();
     let holders = if wanted.is_empty() { BTreeMap::new() } else { holders(&wanted) };
-    let owner = |name: &str, inode: u64| match name.strip_prefix('@') {
-        Some(_) => holders.get(&inode).copied(),
-        None => std::fs::symlink_metadata(name).ok().map(|m| m.uid()),
-    };
+    let owner = |name: &str, inode: u64| file(name).or_else(|| holders.get(&inode).copied());
     names.iter().map(|(name, inode)| socket(key(name), owner(name, *inode))).collect()
 }
 

@@ -4,6 +4,7 @@
 mod jobs;
 mod scheduler;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::host::accounts;
@@ -84,6 +85,8 @@ pub struct Asked<'a> {
     /// Whether a scheduler says which jobs there are; otherwise users' own
     /// environments are jobs too.
     pub scheduled: bool,
+    /// The user whose lock the caller holds.
+    pub held: Option<u32>,
 }
 
 /// Compares the node with its baseline, and puts right what it may.
@@ -101,7 +104,24 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
         let audit = compare(&state, baseline.as_ref(), &jobs, &owners, asked.site);
         (audit, jobs)
     };
-    let (before, jobs) = look();
+    let (mut before, mut jobs) = look();
+    // A job of theirs may start meanwhile, so they are looked at again once
+    // none can; whose prolog or epilog is at work is left to that.
+    let chosen = before.differences.iter().filter(|d| d.user && (repair.clean)(d));
+    let others: BTreeSet<u32> =
+        chosen.filter_map(|d| d.owner).filter(|uid| asked.held != Some(*uid)).collect();
+    let locks: BTreeMap<u32, _> = others
+        .into_iter()
+        .filter_map(|uid| Some((uid, record::try_lock(asked.base, uid)?)))
+        .collect();
+    if !locks.is_empty() {
+        (before, jobs) = look();
+    }
+    let safe = |d: &Difference| {
+        let locked = |uid| asked.held == Some(uid) || locks.contains_key(&uid);
+        d.owner.is_some_and(locked) && (repair.clean)(d)
+    };
+    let repair = Repair { clean: &safe, ..repair };
     let acted = put_right(&before, &jobs, &owners, repair);
     if acted.is_empty() && !repair.drop_page_cache && !repair.compact_memory {
         return Ok(before);

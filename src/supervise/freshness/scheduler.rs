@@ -36,7 +36,7 @@ pub fn prolog(
     if site.prolog == Prolog::Off || begun {
         return Ok(Some(held));
     }
-    let asked = Asked { base, site, receipts, ending: None, scheduled: true };
+    let asked = Asked { base, site, receipts, ending: None, scheduled: true, held: Some(uid) };
     let repair = Repair {
         clean: &of_ended_jobs,
         reset_settings: site.reset_settings,
@@ -69,7 +69,8 @@ pub fn epilog(
     }
     let begun = Instant::now();
     let _held = record::lock(base, job.uid)?;
-    let asked = Asked { base, site, receipts, ending: Some(job), scheduled: true };
+    let asked =
+        Asked { base, site, receipts, ending: Some(job), scheduled: true, held: Some(job.uid) };
     let theirs = |d: &Difference| d.owner == Some(job.uid) && d.among(&site.clean);
     let seen = audit(
         &asked,
