@@ -22,7 +22,7 @@ plugin  := target/denovo_spank.so
 sources := $(shell find src patches .cargo build.rs Cargo.toml Cargo.lock scripts/ordered-cc benches/order -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help build spank demo demo-images test test-slurm-24 test-vm check fuzz bench bench-mpi install clean
+.PHONY: help build spank demo demo-images test test-slurm-24 test-vm check fuzz bench bench-mpi isolation install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*\#\# \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -76,6 +76,10 @@ test-vm: ## the tests in virtual machines with other kernels, as root and as a u
 fuzz: ## lets the fuzz targets run for a minute each (minutes to build the first time)
 	@scripts/setup fuzz
 	@fuzz/run
+
+isolation: ## what a job can notice here, written into docs/isolation.md (a minute, as root)
+	@$(MAKE) --no-print-directory build
+	@scripts/isolation-table $(binary)
 
 bench: ## start-up and memory against crun, runc, bubblewrap and the kernel's floor
 	@scripts/setup bench

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
-use crate::monitor::Step;
+use crate::monitor::{self, Step};
 
 const CLONE_NEWPID: i32 = libc::CLONE_NEWPID;
 
@@ -149,7 +149,27 @@ pub fn environment(
     for place in places {
         stands = stands || std::env::set_current_dir(place).is_ok();
     }
-    give_up_privileges(step.bounding)
+    give_up_privileges(step.bounding)?;
+    filter(step)
+}
+
+/// The filter of a job's processes; who answers for it gets its listener.
+fn filter(step: &Step) -> Result<(), String> {
+    const SET_MODE_FILTER: libc::c_uint = 1;
+    const NEW_LISTENER: u32 = 1 << 3;
+    let (program, flags) = &step.filter;
+    let len = u16::try_from(program.len() / 8).map_err(|e| e.to_string())?;
+    let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel copies the program byte by byte and only reads it;
+    // len counts whole instructions.
+    let rc = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, *flags, &raw const prog) };
+    done(rc, "seccomp")?;
+    if flags & NEW_LISTENER == 0 {
+        return Ok(());
+    }
+    // SAFETY: the call succeeded, so that it is a descriptor of ours alone.
+    let listener = unsafe { OwnedFd::from_raw_fd(rc as i32) };
+    monitor::answer(step, &listener)
 }
 
 fn identity(path: &str) -> Option<(u64, u64)> {

@@ -38,8 +38,10 @@ pub struct Step {
     pub unset: Vec<String>,
     pub moved: Vec<(String, String)>,
     pub set: Vec<String>,
+    /// Instructions of 8 bytes, and the flags of seccomp(2).
+    pub filter: (Vec<u8>, u32),
     /// Kept open: as long as it is, the step counts as being inside.
-    _socket: OwnedFd,
+    socket: OwnedFd,
 }
 
 /// What the prolog did for the job.
@@ -78,6 +80,15 @@ pub fn bring(base: &Path, job: u64, path: &str) -> Result<OwnedFd, String> {
         Some(fd) if fds.is_empty() => Ok(fd),
         _ => Err(refusal(&reply)),
     }
+}
+
+/// The listener of a task's filter; there is no reply.
+pub fn answer(step: &Step, listener: &OwnedFd) -> Result<(), String> {
+    say(&step.socket, &json!("answer"), listener)
+}
+
+fn bytes(list: &Value) -> Option<Vec<u8>> {
+    list.as_array()?.iter().map(|n| u8::try_from(n.as_u64()?).ok()).collect()
 }
 
 fn refusal(reply: &Value) -> String {
@@ -133,12 +144,13 @@ fn parse(step: &Value, fds: Vec<OwnedFd>, socket: OwnedFd) -> Option<Step> {
         v1_doors,
         v2_door,
         bounding: step["bounding"].as_u64()?,
+        filter: (bytes(&step["filter"][0])?, u32::try_from(step["filter"][1].as_u64()?).ok()?),
         cpus,
         bundle: step["bundle"].as_str()?.to_owned(),
         unset: texts(&step["unset"])?,
         moved,
         set: texts(&step["set"])?,
-        _socket: socket,
+        socket,
     })
 }
 
@@ -215,6 +227,33 @@ fn ask(socket: &OwnedFd, request: &Value) -> Result<(Value, Vec<OwnedFd>), Strin
     let fds = descriptors(&message);
     let reply = serde_json::from_slice(&buffer[..length as usize]).map_err(|e| e.to_string())?;
     Ok((reply, fds))
+}
+
+/// One packet with one descriptor; no answer comes.
+fn say(socket: &OwnedFd, request: &Value, fd: &OwnedFd) -> Result<(), String> {
+    let text = request.to_string();
+    let mut control = [0u64; 4];
+    let mut part = libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: text.len() };
+    // SAFETY: all zeroes is a valid msghdr; the control buffer has room for one
+    // descriptor and its header, and both buffers outlive the call, which
+    // only reads them.
+    let sent = unsafe {
+        let mut message: libc::msghdr = zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<i32>() as u32) as usize;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<i32>() as u32) as usize;
+        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(fd.as_raw_fd());
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+    };
+    if sent < 0 {
+        return Err(format!("the environment's monitor: {}", io::Error::last_os_error()));
+    }
+    Ok(())
 }
 
 fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {

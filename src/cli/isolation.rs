@@ -38,6 +38,9 @@ pub struct Isolation {
     /// With `--with`: where the root of its inside is on this node
     #[arg(long, value_name = "DIR", requires = "with")]
     rootfs: Option<PathBuf>,
+    /// `node`: the neighbour runs bare on the node; `job`: in an environment of its own
+    #[arg(long, value_name = "WHERE", default_value = "node", value_parser = ["node", "job"])]
+    neighbour: String,
     /// How often the neighbour comes and goes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     rounds: u8,
@@ -66,12 +69,14 @@ pub struct Probe {
 enum Role {
     /// Be there, to be noticed
     Neighbour,
-    /// Run the probe in an environment of its own
+    /// Run one of them in an environment of its own
     Job {
         /// What is asked of the environment, as JSON
         request: String,
         #[arg(long)]
         clean_env: bool,
+        #[arg(long)]
+        neighbour: bool,
     },
 }
 
@@ -80,16 +85,22 @@ pub fn probe(context: &Context, args: Probe) -> Result<i32, Refusal> {
     match args.role {
         None => Ok(probe::serve(input, output)),
         Some(Role::Neighbour) => Ok(neighbour::serve(input, output)),
-        Some(Role::Job { request, clean_env }) => {
+        Some(Role::Job { request, clean_env, neighbour }) => {
             drop((input, output));
-            inside(context, &request, clean_env)
+            let words: &[&str] = if neighbour { &["probe", "neighbour"] } else { &["probe"] };
+            inside(context, &request, words, clean_env)
         }
     }
 }
 
 /// The environment is made as by `job run`. The probe goes in as an open
 /// descriptor: whatever the root inside is, nothing is mounted for it.
-fn inside(context: &Context, request: &str, clean_env: bool) -> Result<i32, Refusal> {
+fn inside(
+    context: &Context,
+    request: &str,
+    words: &[&str],
+    clean_env: bool,
+) -> Result<i32, Refusal> {
     let request: JobRequest =
         serde_json::from_str(request).map_err(|e| Problem::ours(format!("the request: {e}")))?;
     let program = std::fs::File::open("/proc/self/exe")
@@ -97,7 +108,8 @@ fn inside(context: &Context, request: &str, clean_env: bool) -> Result<i32, Refu
     let kept =
         nix::unistd::dup(&program).map_err(|e| Problem::kernel(format!("dup: {}", e.desc())))?;
     let path = format!("/proc/self/fd/{}", kept.as_raw_fd());
-    let args = [path.as_str(), "probe"].map(CText::lossy).to_vec();
+    let args =
+        std::iter::once(path.as_str()).chain(words.iter().copied()).map(CText::lossy).collect();
     let command = job::Command { args, clean_env, ..job::Command::default() };
     job::run(&context.base(), &request, &command, &|text| context.voice.warn(text))
 }
@@ -134,30 +146,45 @@ pub fn check(context: &Context, args: &Isolation) -> Result<i32, Refusal> {
 
 fn subject(context: &Context, args: &Isolation) -> Result<Subject, Refusal> {
     let rounds = usize::from(args.rounds);
+    let request = args.options.request();
+    let beside = (args.neighbour == "job").then(|| {
+        let (network_none, user) = (request.network_none, request.user.clone());
+        JobRequest { network_none, user, no_home: true, ..JobRequest::default() }
+    });
+    let neighbour =
+        beside.map(|request| in_job(context, &request, &["--neighbour"])).transpose()?;
     if args.with {
         let files = args.rootfs.clone();
-        return Ok(Subject { command: args.command.clone(), who: None, files, rounds });
+        return Ok(Subject { command: args.command.clone(), neighbour, who: None, files, rounds });
     }
-    let request = args.options.request();
-    let found = match (&request.image, &request.bundle) {
-        (None, bundle) => Some(crate::image::resolve(bundle.as_deref())?),
+    let files = match (&request.image, &request.bundle) {
         // Its files are in no directory of the node's.
         (Some(_), _) => None,
+        (None, bundle) => match crate::image::resolve(bundle.as_deref())? {
+            crate::image::Found::Host => Some(PathBuf::from("/")),
+            crate::image::Found::Bundle(bundle) => Some(bundle.root),
+        },
     };
-    let files = found.map(|found| match found {
-        crate::image::Found::Host => PathBuf::from("/"),
-        crate::image::Found::Bundle(bundle) => bundle.root,
-    });
     let person = job::person(&request, &Facts::read()?)?;
     let other = person.uid != nix::unistd::geteuid().as_raw();
     let who = other.then(|| Who { uid: person.uid, gid: person.gid, home: person.home.clone() });
-    let request = serde_json::to_string(&request).map_err(|e| Problem::ours(e.to_string()))?;
-    let mut command: Vec<OsString> = vec!["/proc/self/exe".into()];
-    command.extend([OsString::from("--root"), context.base().into_os_string()]);
-    command.extend(["probe", "job"].map(OsString::from));
-    command.extend(args.clean_env.then(|| OsString::from("--clean-env")));
+    let options: &[&str] = if args.clean_env { &["--clean-env"] } else { &[] };
+    let command = in_job(context, &request, options)?;
+    Ok(Subject { command, neighbour, who, files, rounds })
+}
+
+/// This very program, to run the probe or the neighbour in an environment.
+fn in_job(
+    context: &Context,
+    request: &JobRequest,
+    options: &[&str],
+) -> Result<Vec<OsString>, Problem> {
+    let request = serde_json::to_string(request).map_err(|e| Problem::ours(e.to_string()))?;
+    let mut command: Vec<OsString> = vec!["/proc/self/exe".into(), "--root".into()];
+    command.push(context.base().into_os_string());
+    command.extend(["probe", "job"].iter().chain(options).map(OsString::from));
     command.push(request.into());
-    Ok(Subject { command, who, files, rounds })
+    Ok(command)
 }
 
 /// One channel's line.
@@ -189,8 +216,10 @@ impl Report {
         let shared = shared(course, args);
         let line = |channel: &'static Channel| {
             let verdict = judge(channel, course);
-            let open = matches!(verdict, Verdict::Open { .. });
-            let residual = residual::reason(channel.name, shared).filter(|_| open);
+            let residual = match &verdict {
+                Verdict::Open { why, .. } => residual::reason(channel.name, shared, why),
+                _ => None,
+            };
             let (path, reveals) = (channel.path, channel.reveals);
             Line { channel: channel.name, path, reveals, verdict, residual }
         };
@@ -244,9 +273,17 @@ fn shared(course: &Course, args: &Isolation) -> Shared {
             let of = |readings: &std::collections::BTreeMap<String, Reading>| {
                 readings.get(name).cloned()
             };
-            of(&phase.start.inside) == of(&phase.start.before)
+            of(&phase.end.inside) == of(&phase.end.before)
         })
     };
-    let limited = !args.with && args.options.request().memory.is_some();
-    Shared { network: alike("netns_cookie"), every_cpu: alike("affinity"), all_memory: !limited }
+    let request = args.options.request();
+    let is_host = |name: &String| name == "host";
+    Shared {
+        network: alike("netns_cookie"),
+        every_cpu: alike("affinity"),
+        all_memory: args.with || request.memory.is_none(),
+        distribution: !args.with
+            && request.image.is_none()
+            && request.bundle.as_ref().is_none_or(is_host),
+    }
 }

@@ -60,18 +60,6 @@ pub enum Moves {
     Contention(f64),
 }
 
-/// When an open channel is none that denovo could close.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    Always,
-    /// The environment has the node's network.
-    NodeNetwork,
-    /// It may run on every CPU of the node's.
-    EveryCpu,
-    /// It has no memory limit.
-    NoMemoryLimit,
-}
-
 /// One way to notice somebody.
 #[derive(Debug, Clone, Copy)]
 pub struct Channel {

@@ -20,7 +20,8 @@ pub struct Moment {
 #[derive(Debug, Clone, Default)]
 pub struct Phase {
     pub busy: bool,
-    pub start: Moment,
+    /// Inside, before anybody works.
+    pub start: Readings,
     pub end: Moment,
     /// Beside its tag, what the neighbour's things are called in a channel.
     pub marks: BTreeMap<String, Vec<String>>,
@@ -84,8 +85,11 @@ pub fn judge(channel: &Channel, course: &Course) -> Verdict {
         found.push((Why::Shows, shown));
     }
     if !found.is_empty() {
-        let evidence: Vec<&str> = found.iter().map(|(_, e)| e.as_str()).collect();
-        let evidence = evidence.join("; ");
+        // What moves says more than that it is the host's.
+        let says = |why: Why| matches!(why, Why::Tells | Why::Left | Why::Shows);
+        let all_alike = !found.iter().any(|(why, _)| says(*why));
+        let told = found.iter().filter(|(why, _)| all_alike || says(*why));
+        let evidence = told.map(|(_, e)| e.as_str()).collect::<Vec<_>>().join("; ");
         return Verdict::Open { why: found.into_iter().map(|(why, _)| why).collect(), evidence };
     }
     if case.is_there() { Verdict::Closed } else { Verdict::Absent }
@@ -108,7 +112,7 @@ impl<'a> Case<'a> {
     }
 
     fn moments(&self) -> impl Iterator<Item = &'a Moment> {
-        self.course.phases.iter().flat_map(|phase| [&phase.start, &phase.end])
+        self.course.phases.iter().map(|phase| &phase.end)
     }
 
     /// Whether anybody could read anything of it, here and now.
@@ -124,7 +128,7 @@ impl<'a> Case<'a> {
             Moves::Rate(least) => {
                 let grown = |phase: &'a Phase| {
                     number(self.inside(phase)?)
-                        .zip(number(self.of(&phase.start.inside)?))
+                        .zip(number(self.of(&phase.start)?))
                         .map(|(end, start)| end - start)
                 };
                 if let Some(said) = self.follows(least, true, &grown) {
@@ -221,9 +225,8 @@ impl<'a> Case<'a> {
     }
 
     fn contention(&self, least: f64, found: &mut Found) {
-        let grown = |phase: &'a Phase| {
-            Some(number(self.inside(phase)?)? - number(self.of(&phase.start.inside)?)?)
-        };
+        let grown =
+            |phase: &'a Phase| Some(number(self.inside(phase)?)? - number(self.of(&phase.start)?)?);
         let most = self.course.phases.iter().filter_map(grown).fold(0.0, f64::max);
         if most >= least {
             found.push((Why::Tells, format!("{} µs waited at most", short(most))));
@@ -261,9 +264,9 @@ impl<'a> Case<'a> {
         };
         match self.channel.likeness {
             Likeness::Sequence(_) if same != compared => {
-                found.push((Why::Sequence, format!("{}, as on the host", show(reading))));
+                found.push((Why::Sequence, show(reading)));
             }
-            _ => found.push((Why::Host, format!("{}, the host's", show(reading)))),
+            _ => found.push((Why::Host, show(reading))),
         }
     }
 

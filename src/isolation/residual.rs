@@ -1,7 +1,23 @@
 //! Channels that stay open, each with the reason: what `denovo check
 //! isolation` does not fail for.
 
-use super::channel::When;
+use super::judge::Why;
+
+/// When an open channel is none that denovo could close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Always,
+    /// The environment has the node's network.
+    NodeNetwork,
+    /// It may run on every CPU of the node's.
+    EveryCpu,
+    /// The same, and what is read is its own waiting, not the host's.
+    Waiting,
+    /// It has no memory limit.
+    NoMemoryLimit,
+    /// Its files are the node's own distribution.
+    OwnDistribution,
+}
 
 /// A channel's name, when it stays open, and why.
 pub const RESIDUAL: &[(&str, When, &str)] = &[
@@ -26,8 +42,10 @@ pub const RESIDUAL: &[(&str, When, &str)] = &[
     ("cpu_online", When::EveryCpu, "a job that has every CPU of the node sees how many; --cpus"),
     ("self_rundelay_us", When::EveryCpu, "who shares CPUs waits for them; --cpus"),
     ("cgroup_psi", When::EveryCpu, "who shares CPUs waits for them; --cpus"),
+    ("psi_cpu", When::Waiting, "who shares CPUs waits for them; --cpus"),
     ("mem_total", When::NoMemoryLimit, "a job without a limit has all the memory; --memory"),
     ("si_totalram", When::NoMemoryLimit, "a job without a limit has all the memory; --memory"),
+    ("image_atime", When::OwnDistribution, "the node's own files; a node mounts them `noatime`"),
     ("net_mac", When::NodeNetwork, "MPI needs the node's network"),
     ("sys_class_net", When::NodeNetwork, "MPI needs the node's network"),
     ("net_dev", When::NodeNetwork, "MPI needs the node's network"),
@@ -45,20 +63,24 @@ pub const RESIDUAL: &[(&str, When, &str)] = &[
 ];
 
 /// What an environment has in common with its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shared {
     pub network: bool,
     pub every_cpu: bool,
     pub all_memory: bool,
+    pub distribution: bool,
 }
 
-/// Why this channel stays open in such an environment.
-pub fn reason(channel: &str, shared: Shared) -> Option<&'static str> {
+/// Why this channel, found open for such reasons, stays open in such an
+/// environment.
+pub fn reason(channel: &str, shared: Shared, found: &[Why]) -> Option<&'static str> {
     let holds = |when: When| match when {
         When::Always => true,
         When::NodeNetwork => shared.network,
         When::EveryCpu => shared.every_cpu,
+        When::Waiting => shared.every_cpu && found == [Why::Tells],
         When::NoMemoryLimit => shared.all_memory,
+        When::OwnDistribution => shared.distribution,
     };
     RESIDUAL.iter().find(|(name, when, _)| *name == channel && holds(*when)).map(|(_, _, why)| *why)
 }
@@ -76,9 +98,17 @@ mod tests {
 
     #[test]
     fn the_nodes_network_excuses_only_who_has_it() {
-        let shared = Shared { network: true, every_cpu: false, all_memory: false };
-        assert!(reason("tcp_listen", shared).is_some());
-        assert!(reason("tcp_listen", Shared { network: false, ..shared }).is_none());
-        assert!(reason("mem_free", shared).is_none());
+        let shared = Shared { network: true, ..Shared::default() };
+        let tells = [Why::Tells];
+        assert!(reason("tcp_listen", shared, &tells).is_some());
+        assert!(reason("tcp_listen", Shared { network: false, ..shared }, &tells).is_none());
+        assert!(reason("mem_free", shared, &tells).is_none());
+    }
+
+    #[test]
+    fn the_hosts_pressure_is_not_excused_by_shared_cpus() {
+        let shared = Shared { every_cpu: true, ..Shared::default() };
+        assert!(reason("psi_cpu", shared, &[Why::Tells]).is_some());
+        assert!(reason("psi_cpu", shared, &[Why::Tells, Why::Host]).is_none());
     }
 }

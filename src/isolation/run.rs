@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::channel::Look;
-use super::judge::{Course, Moment, Phase};
+use super::judge::{Course, Moment, Phase, Readings};
 use super::neighbour::{Marks, Order};
 use crate::problem::Problem;
 
@@ -31,6 +31,8 @@ pub struct Who {
 pub struct Subject {
     /// Starts the probe inside.
     pub command: Vec<OsString>,
+    /// Starts the neighbour, if not bare on the node.
+    pub neighbour: Option<Vec<OsString>>,
     /// Another user than the caller; root only.
     pub who: Option<Who>,
     /// Where the root of the inside is on the node, if files of it can be
@@ -67,10 +69,23 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
         if let Some(who) = &subject.who {
             become_user(&mut command, who);
         }
-        command.env("DENOVO_NEIGHBOUR", &tag).arg("probe");
+        command.arg("probe");
         command
     };
-    let mut neighbour = Answering::start(own().arg("neighbour"), "the neighbour")?;
+    let mut beside = match subject.neighbour.as_deref().and_then(<[_]>::split_first) {
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            command
+        }
+        None => {
+            let mut command = own();
+            command.arg("neighbour");
+            command
+        }
+    };
+    beside.env("DENOVO_NEIGHBOUR", &tag);
+    let mut neighbour = Answering::start(&mut beside, "the neighbour")?;
     let mut host = Answering::start(&mut own(), "the probe on the node")?;
     let (program, arguments) = subject.command.split_first().ok_or_else(no_command)?;
     let mut command = Command::new(program);
@@ -78,14 +93,10 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
     let mut probe = Answering::start(&mut command, "the probe inside")?;
 
     neighbour.say(&on_node)?;
-    let mut moment = || -> Result<Moment, Problem> {
-        let before = host.ask(&on_node)?;
-        let inside = probe.ask(&within)?;
-        Ok(Moment { before, inside, after: host.ask(&on_node)? })
-    };
     let mut course = Course { tag: tag.clone(), phases: Vec::new() };
     // What a process opens once (and the first look) is not to count.
-    moment()?;
+    host.ask::<Readings>(&on_node)?;
+    probe.ask::<Readings>(&within)?;
     for turn in 0..=2 * subject.rounds {
         let busy = turn % 2 == 1;
         let mut marks = Marks::new();
@@ -96,13 +107,16 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
             neighbour.ask::<Marks>(if last { &Order::Leave } else { &Order::Go })?;
         }
         std::thread::sleep(SETTLE);
-        let start = moment()?;
+        let start = probe.ask(&within)?;
         if busy {
             neighbour.ask::<Marks>(&Order::Work)?;
         } else {
             std::thread::sleep(IDLE);
         }
-        course.phases.push(Phase { busy, start, end: moment()?, marks });
+        let before = host.ask(&on_node)?;
+        let inside = probe.ask(&within)?;
+        let end = Moment { before, inside, after: host.ask(&on_node)? };
+        course.phases.push(Phase { busy, start, end, marks });
     }
     neighbour.ask::<Marks>(&Order::Clean)?;
     Ok(course)
@@ -136,7 +150,8 @@ impl Answering {
     fn say(&mut self, line: &impl Serialize) -> Result<(), Problem> {
         let text = serde_json::to_string(line).map_err(|e| Problem::ours(e.to_string()))?;
         let said = self.child.stdin.as_mut().map(|input| writeln!(input, "{text}"));
-        said.transpose().map(drop).map_err(|e| self.gone(&e.to_string()))
+        let said = said.transpose().map(drop);
+        said.map_err(|e| self.gone(&e.to_string()))
     }
 
     fn ask<T: DeserializeOwned>(&mut self, line: &impl Serialize) -> Result<T, Problem> {
@@ -157,7 +172,17 @@ impl Answering {
         }
     }
 
-    fn gone(&self, why: &str) -> Problem {
+    fn gone(&mut self, why: &str) -> Problem {
+        // Whoever closes its end is most often about to end.
+        let mut ended = None;
+        for _ in 0..50 {
+            ended = self.child.try_wait().ok().flatten();
+            if ended.is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let why = ended.map_or_else(|| why.to_owned(), |status| format!("ended with {status}"));
         Problem::user(format!("{}: {why}", self.what)).hint(
             "the command has to run `denovo probe` with its standard input and output handed \
              through (podman run -i)",

@@ -482,7 +482,7 @@ impl Monitor {
             return;
         }
         let kinds = self.namespaces.iter().map(|(kind, _)| *kind).collect();
-        let step = steps::step(&self.orders, &self.doors, kinds);
+        let step = steps::step(&self.orders, &self.doors, kinds, self.viewer.is_some());
         let fds: Vec<&OwnedFd> = self
             .namespaces
             .iter()

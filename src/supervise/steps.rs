@@ -11,10 +11,13 @@ use super::protocol::Step;
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::sys;
 use crate::plan::cgroup::{CgroupStep, Setting, Version};
+use crate::policy::filter;
 use crate::policy::rank;
 use crate::policy::spec::Kind;
 
-pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>) -> Step {
+/// `answered`: somebody answers sysinfo(2).
+pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>, answered: bool) -> Step {
+    let filter = filter::of_a_job(answered, orders.kernel);
     let host = orders.record.bundle == "host";
     let v1 = orders.plan.cgroup.groups.iter().filter(|g| g.at.version == Version::V1);
     let left = rank::left_outside(host);
@@ -30,6 +33,7 @@ pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>) -> Step {
         v2_door: doors.v2_dir.is_some(),
         uid: orders.record.uid,
         bounding: rank::bounding(orders.record.uid),
+        filter: (filter.program, filter.flags),
         cpus: orders.affinity.clone(),
         bundle: asked.unwrap_or_else(|| "host".to_owned()),
         unset: left.map(str::to_owned).collect(),

@@ -16,3 +16,4 @@ mod root;
 mod run;
 mod terminal;
 mod together;
+mod views;

@@ -38,7 +38,7 @@ impl Tasks {
             });
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        for _ in 0..2 * cpus.min(8) + 2 {
+        for _ in 0..cpus.min(8) + 3 {
             tasks.add(|| {
                 loop {
                     std::hint::spin_loop();

@@ -73,7 +73,16 @@ pub const CHANNELS: &[Channel] = &[
         number(word_number(&text("/proc/loadavg")?, 4)?)
     })
     .rate(150.0),
-    Channel::new("procs_running", "/proc/stat", "load", |_| stat("procs_running")).level(2.0),
+    // It is another each time: the mean of some.
+    Channel::new("procs_running", "/proc/stat", "load", |_| {
+        let mut sum = 0.0;
+        for _ in 0..8 {
+            sum += value(&text("/proc/stat")?, "procs_running ")?;
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        number(sum / 8.0)
+    })
+    .level(2.0),
     Channel::new("cpu_busy", "/proc/stat cpu", "load", |_| {
         let text = text("/proc/stat")?;
         let all: Vec<f64> =
@@ -93,10 +102,10 @@ pub const CHANNELS: &[Channel] = &[
         compute();
         number(word_number(&text("/proc/self/schedstat")?, 1)? / 1e3)
     })
-    .contention(4000.0),
+    .contention(3000.0),
     Channel::new("psi_cpu", "/proc/pressure/cpu", "contention", |_| stalled("/proc/pressure/cpu"))
         .within(100.0)
-        .rate(20_000.0),
+        .rate(10_000.0),
     Channel::new("psi_memory", "/proc/pressure/memory", "contention", |_| {
         stalled("/proc/pressure/memory")
     })
@@ -106,7 +115,7 @@ pub const CHANNELS: &[Channel] = &[
         .within(100.0)
         .rate(2_000.0),
     Channel::new("cgroup_psi", "own cpu.pressure", "CPU contention", |_| own_pressure())
-        .contention(8000.0),
+        .contention(4000.0),
     Channel::new("cpufreq", "scaling_cur_freq", "load", |_| {
         each_sum("/sys/devices/system/cpu", "cpufreq/scaling_cur_freq")
     })
@@ -158,14 +167,14 @@ fn own_pressure() -> Option<Reading> {
     stalled(std::path::Path::new(place).join(below).join("cpu.pressure"))
 }
 
-/// Uses 30 ms of CPU time: as much whether others do or not, so that what is
+/// Uses 15 ms of CPU time: as much whether others do or not, so that what is
 /// counted for the environment itself stays the same.
 fn compute() {
     let used = || {
         let time = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
         time.map_or(i64::MAX, |t| t.tv_sec() * 1_000_000_000 + t.tv_nsec())
     };
-    let end = used().saturating_add(30_000_000);
+    let end = used().saturating_add(15_000_000);
     while used() < end {
         std::hint::spin_loop();
     }

@@ -22,19 +22,19 @@ pub const CHANNELS: &[Channel] = &[
         Some(Reading::Text(text("/run/utmp").or_else(|| text("/var/run/utmp"))?))
     })
     .same(),
-    Channel::new("df_root", "statfs /", "free space", |_| free("/".into()))
+    Channel::new("df_root", "statfs /", "free space", |_| taken("/".into()))
         .within(NEAR)
         .level(FILLED),
-    Channel::new("df_tmp", "statfs /tmp", "free space", |_| free("/tmp".into()))
+    Channel::new("df_tmp", "statfs /tmp", "free space", |_| taken("/tmp".into()))
         .within(NEAR)
         .level(FILLED),
-    Channel::new("df_shm", "statfs /dev/shm", "free space", |_| free("/dev/shm".into()))
+    Channel::new("df_shm", "statfs /dev/shm", "free space", |_| taken("/dev/shm".into()))
         .within(NEAR)
         .level(FILLED),
-    Channel::new("df_home", "statfs $HOME", "free space", |_| free(home()?))
+    Channel::new("df_home", "statfs $HOME", "free space", |_| taken(home()?))
         .within(NEAR)
         .level(FILLED),
-    Channel::new("df_dev", "statfs /dev", "memory", |_| free("/dev".into()))
+    Channel::new("df_dev", "statfs /dev", "memory", |_| taken("/dev".into()))
         .within(4096.0)
         .level(FILLED),
     Channel::new("file_nr", "/proc/sys/fs/file-nr", "open files", |_| {
@@ -87,9 +87,12 @@ fn home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).filter(|dir| dir.is_dir())
 }
 
-fn free(dir: PathBuf) -> Option<Reading> {
+/// Bytes that are taken: what is free says how much fits as well, which is no
+/// news of others.
+fn taken(dir: PathBuf) -> Option<Reading> {
     let stat = statvfs(&dir).ok()?;
-    number(stat.blocks_free() as f64 * stat.fragment_size() as f64)
+    let blocks = stat.blocks().saturating_sub(stat.blocks_free());
+    number(blocks as f64 * stat.fragment_size() as f64)
 }
 
 /// The beginning of long lists of numbers: enough to tell whether it is the

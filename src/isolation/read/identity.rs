@@ -64,8 +64,10 @@ pub const CHANNELS: &[Channel] = &[
     })
     .same(),
     Channel::new("kaslr", "/proc/kallsyms", "boot identity", |_| {
-        let text = text("/proc/kallsyms")?;
-        let shown = |l: &&str| !l.starts_with("0000000000000000 ");
+        let text = super::text_of("/proc/kallsyms", 4096)?;
+        // Whoever may not know is shown zeros.
+        let address = |l: &str| u64::from_str_radix(l.split(' ').next()?, 16).ok();
+        let shown = |l: &&str| address(l).is_some_and(|at| at != 0);
         Some(Reading::Text(text.lines().find(shown)?.to_owned()))
     })
     .same(),

@@ -48,8 +48,12 @@ const MOST: u64 = 1 << 20;
 
 /// A file's text; `None` where it is empty, as under a mask, or cannot be read.
 fn text(path: impl AsRef<Path>) -> Option<String> {
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+    text_of(path, MOST)
+}
+
+fn text_of(path: impl AsRef<Path>, most: u64) -> Option<String> {
+    let mut bytes = Vec::with_capacity(16 << 10);
+    File::open(path).ok()?.take(most).read_to_end(&mut bytes).ok()?;
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -45,7 +45,6 @@ pub const CHANNELS: &[Channel] = &[
     Channel::new("netlink", "/proc/net/netlink", "daemons", |_| {
         number(lines_after("/proc/net/netlink", 1)?.len() as f64)
     })
-    .within(2.0)
     .level(6.0),
     Channel::new("sockets_used", "/proc/net/sockstat", "sockets", |_| {
         number(value(&text("/proc/net/sockstat")?, "sockets: used")?)

@@ -5,6 +5,7 @@
 //! FUSE. It ends with the mount and with the monitor; when it dies before,
 //! reading these files fails (ENOTCONN) and the job goes on.
 
+mod kept;
 mod memory;
 mod processor;
 mod share;

@@ -3,28 +3,45 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::kept::Kept;
 use crate::host::cpulist::parse_list;
 use crate::plan::cgroup::{CgroupPlan, Group, Version};
 
 /// Tasks looked at, at most, to tell who runs and who waits: about 10 µs each.
 const MOST_TASKS: usize = 1024;
 
+/// How long a job's processes are taken to stay in their groups.
+const STAYS: Duration = Duration::from_secs(1);
+
 /// Where the job's share is read.
 pub struct Share {
     /// The environment's own procfs, from before anything was placed on it.
     proc: OwnedFd,
-    memory: Option<(Version, PathBuf)>,
-    cpuacct: Option<PathBuf>,
-    blkio: Option<PathBuf>,
-    v2: Option<PathBuf>,
+    memory: Option<Counted>,
+    cpuacct: Option<Counted>,
+    blkio: Option<Counted>,
+    v2: Option<Counted>,
+    kept: Kept,
+    /// A process of the job's and its groups, as they were a moment ago.
+    seen: Mutex<Option<(Instant, String)>>,
     /// Nanoseconds that the environment's clock is ahead of the node's
     /// CLOCK_BOOTTIME (time_namespaces(7)); negative as a rule.
     offset: i128,
+}
+
+/// A control group that counts something of the environment.
+struct Counted {
+    version: Version,
+    controller: &'static str,
+    mount: PathBuf,
+    /// Below the mount, without a slash at its start.
+    path: String,
 }
 
 /// Processor time, in nanoseconds.
@@ -89,15 +106,29 @@ pub struct DeviceUse {
 
 impl Share {
     pub fn new(proc: OwnedFd, plan: &CgroupPlan) -> Self {
-        let dir = |group: &Group| group.at.mount.join(group.at.path.trim_start_matches('/'));
-        let v1 = |controller: &str| {
-            plan.with(controller).filter(|g| g.at.version == Version::V1).map(dir)
+        let counted = |controller| {
+            move |group: &Group| Counted {
+                version: group.at.version,
+                controller,
+                mount: group.at.mount.clone(),
+                path: group.at.path.trim_matches('/').to_owned(),
+            }
+        };
+        let v1 = |controller| {
+            let group = plan.with(controller).filter(|g| g.at.version == Version::V1);
+            group.map(counted(controller))
         };
         let mut share = Self {
-            memory: plan.with("memory").map(|group| (group.at.version, dir(group))),
+            memory: plan.with("memory").map(|group| {
+                // On v2 all controllers have one line, without names.
+                let v1 = group.at.version == Version::V1;
+                counted(if v1 { "memory" } else { "" })(group)
+            }),
             cpuacct: v1("cpuacct"),
             blkio: v1("blkio"),
-            v2: plan.v2().map(dir),
+            v2: plan.v2().map(counted("")),
+            kept: Kept::default(),
+            seen: Mutex::default(),
             proc,
             offset: 0,
         };
@@ -110,6 +141,40 @@ impl Share {
     fn own(&self, path: &str) -> Option<String> {
         let text = std::fs::read(format!("/proc/self/fd/{}/{path}", self.proc.as_raw_fd())).ok()?;
         Some(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Where the job is counted: the environment's group, or the scheduler's
+    /// for this job where that one keeps the job's processes in its own.
+    fn place(&self, group: Option<&Counted>) -> Option<(Version, PathBuf)> {
+        let group = group?;
+        let path = scheduled(&self.groups(), group).unwrap_or_else(|| group.path.clone());
+        Some((group.version, group.mount.join(path)))
+    }
+
+    /// /proc/PID/cgroup of some process of the job.
+    fn groups(&self) -> String {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = seen.as_ref().filter(|(at, _)| at.elapsed() < STAYS) {
+            return text.clone();
+        }
+        let base = format!("/proc/self/fd/{}", self.proc.as_raw_fd());
+        let someone = numbers_in(&base).filter(|pid| *pid > 1).min();
+        let text = someone.and_then(|pid| self.own(&format!("{pid}/cgroup"))).unwrap_or_default();
+        *seen = Some((Instant::now(), text.clone()));
+        text
+    }
+
+    /// A file of the node's.
+    pub fn node(&self, path: &str) -> String {
+        self.kept.read(Path::new(path)).unwrap_or_default()
+    }
+
+    fn files<'a>(&'a self, dir: &'a Path) -> Files<'a> {
+        Files { kept: &self.kept, dir }
+    }
+
+    fn dir(&self, group: Option<&Counted>) -> Option<PathBuf> {
+        self.place(group).map(|(_, dir)| dir)
     }
 
     /// Since the environment's start, with what its clock started at.
@@ -132,16 +197,19 @@ impl Share {
     }
 
     pub fn cpu_time(&self) -> CpuTime {
-        if let Some(dir) = &self.cpuacct {
-            let number = |name: &str| read_number(dir, name).unwrap_or_default();
-            let each = read(dir, "cpuacct.usage_percpu").unwrap_or_default();
+        if let Some(dir) = &self.dir(self.cpuacct.as_ref()) {
+            let files = self.files(dir);
+            let number = |name: &str| files.number(name).unwrap_or_default();
+            let each = files.read("cpuacct.usage_percpu").unwrap_or_default();
             return CpuTime {
                 user: number("cpuacct.usage_user"),
                 system: number("cpuacct.usage_sys"),
                 each: each.split_whitespace().filter_map(|n| n.parse().ok()).collect(),
             };
         }
-        if let Some(text) = self.v2.as_ref().and_then(|dir| read(dir, "cpu.stat")) {
+        if let Some(text) =
+            self.dir(self.v2.as_ref()).and_then(|dir| self.files(&dir).read("cpu.stat"))
+        {
             let stat = keyed(&text);
             let ns = |name| stat.get(name).copied().unwrap_or_default() * 1000;
             return CpuTime { user: ns("user_usec"), system: ns("system_usec"), each: Vec::new() };
@@ -150,9 +218,9 @@ impl Share {
     }
 
     pub fn memory(&self) -> Memory {
-        match &self.memory {
-            Some((Version::V1, dir)) => memory_v1(dir),
-            Some((Version::V2, dir)) => memory_v2(dir),
+        match &self.place(self.memory.as_ref()) {
+            Some((Version::V1, dir)) => memory_v1(self.files(dir)),
+            Some((Version::V2, dir)) => memory_v2(self.files(dir)),
             None => {
                 let resident = self.tasks(false).resident;
                 let (used, anon) = (resident, resident);
@@ -188,13 +256,19 @@ impl Share {
     /// By "major:minor".
     pub fn devices(&self) -> Vec<(String, DeviceUse)> {
         let mut found: HashMap<String, DeviceUse> = HashMap::new();
-        if let Some(dir) = &self.blkio {
+        if let Some(dir) = &self.dir(self.blkio.as_ref()) {
             for (file, operations) in
                 [("blkio.throttle.io_serviced", true), ("blkio.throttle.io_service_bytes", false)]
             {
-                device_use_v1(&read(dir, file).unwrap_or_default(), operations, &mut found);
+                device_use_v1(
+                    &self.files(dir).read(file).unwrap_or_default(),
+                    operations,
+                    &mut found,
+                );
             }
-        } else if let Some(text) = self.v2.as_ref().and_then(|dir| read(dir, "io.stat")) {
+        } else if let Some(text) =
+            self.dir(self.v2.as_ref()).and_then(|dir| self.files(&dir).read("io.stat"))
+        {
             device_use_v2(&text, &mut found);
         }
         let mut all: Vec<_> = found.into_iter().collect();
@@ -205,12 +279,31 @@ impl Share {
     /// `cpu`, `memory` or `io`: the group's own stalls (kernel document
     /// accounting/psi); nothing where the kernel does not count them for it.
     pub fn pressure(&self, what: &str) -> String {
-        let own = self.v2.as_ref().and_then(|dir| read(dir, &format!("{what}.pressure")));
+        let own = self.dir(self.v2.as_ref());
+        let own = own.and_then(|dir| self.files(&dir).read(&format!("{what}.pressure")));
         own.unwrap_or_else(|| {
             let line = |kind| format!("{kind} avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
             line("some") + &line("full")
         })
     }
+}
+
+/// The path of the scheduler's group for the job (Slurm names it `job_ID` on
+/// every version), by /proc/PID/cgroup (cgroups(7)) of a process of the job's.
+/// `None` where the process is in the environment's.
+fn scheduled(text: &str, group: &Counted) -> Option<String> {
+    let path = text.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        controllers.split(',').any(|c| c == group.controller).then_some(path)
+    })?;
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let own = parts.join("/");
+    if own == group.path || own.starts_with(&format!("{}/", group.path)) {
+        return None;
+    }
+    let job = parts.iter().position(|part| part.starts_with("job_"))?;
+    Some(parts[..=job].join("/"))
 }
 
 /// The fields of /proc/PID/stat (proc_pid_stat(5)) that are of use here.
@@ -266,18 +359,27 @@ fn parse_offset(text: &str) -> Option<i128> {
     Some(parts.next()?.ok()? * 1_000_000_000 + parts.next()?.ok()?)
 }
 
-fn read(dir: &std::path::Path, name: &str) -> Option<String> {
-    std::fs::read_to_string(dir.join(name)).ok()
+/// The directory of a group, with what is kept open.
+#[derive(Clone, Copy)]
+struct Files<'a> {
+    kept: &'a Kept,
+    dir: &'a Path,
 }
 
-fn read_number(dir: &std::path::Path, name: &str) -> Option<u64> {
-    read(dir, name)?.trim().parse().ok()
-}
+impl Files<'_> {
+    fn read(&self, name: &str) -> Option<String> {
+        self.kept.read(&self.dir.join(name))
+    }
 
-/// A limit; `None` for `max` and for what v1 has in its place, a number of
-/// pages that no machine has.
-fn read_limit(dir: &std::path::Path, name: &str) -> Option<u64> {
-    read_number(dir, name).filter(|bytes| *bytes < 1 << 60)
+    fn number(&self, name: &str) -> Option<u64> {
+        self.read(name)?.trim().parse().ok()
+    }
+
+    /// A limit; `None` for `max` and for what v1 has in its place, a number of
+    /// pages that no machine has.
+    fn limit(&self, name: &str) -> Option<u64> {
+        self.number(name).filter(|bytes| *bytes < 1 << 60)
+    }
 }
 
 fn keyed(text: &str) -> HashMap<&str, u64> {
@@ -290,17 +392,17 @@ fn keyed(text: &str) -> HashMap<&str, u64> {
 }
 
 /// Kernel document cgroup-v1/memory.
-fn memory_v1(dir: &std::path::Path) -> Memory {
-    let text = read(dir, "memory.stat").unwrap_or_default();
+fn memory_v1(files: Files<'_>) -> Memory {
+    let text = files.read("memory.stat").unwrap_or_default();
     let stat = keyed(&text);
     // With the groups below: a scheduler makes one for each step.
     let get = |name: &str| stat.get(format!("total_{name}").as_str()).copied().unwrap_or_default();
-    let limit = read_limit(dir, "memory.limit_in_bytes");
-    let both = read_limit(dir, "memory.memsw.limit_in_bytes");
+    let limit = files.limit("memory.limit_in_bytes");
+    let both = files.limit("memory.memsw.limit_in_bytes");
     Memory {
         limit,
         swap_limit: both.zip(limit).map(|(both, limit)| both.saturating_sub(limit)),
-        used: read_number(dir, "memory.usage_in_bytes").unwrap_or_default(),
+        used: files.number("memory.usage_in_bytes").unwrap_or_default(),
         swap_used: get("swap"),
         anon: get("rss"),
         anon_huge: get("rss_huge"),
@@ -321,15 +423,15 @@ fn memory_v1(dir: &std::path::Path) -> Memory {
 }
 
 /// Kernel document cgroup-v2, "Memory Interface Files".
-fn memory_v2(dir: &std::path::Path) -> Memory {
-    let text = read(dir, "memory.stat").unwrap_or_default();
+fn memory_v2(files: Files<'_>) -> Memory {
+    let text = files.read("memory.stat").unwrap_or_default();
     let stat = keyed(&text);
     let get = |name: &str| stat.get(name).copied().unwrap_or_default();
     Memory {
-        limit: read_limit(dir, "memory.max"),
-        swap_limit: read_limit(dir, "memory.swap.max"),
-        used: read_number(dir, "memory.current").unwrap_or_default(),
-        swap_used: read_number(dir, "memory.swap.current").unwrap_or_default(),
+        limit: files.limit("memory.max"),
+        swap_limit: files.limit("memory.swap.max"),
+        used: files.number("memory.current").unwrap_or_default(),
+        swap_used: files.number("memory.swap.current").unwrap_or_default(),
         anon: get("anon"),
         anon_huge: get("anon_thp"),
         file: get("file"),
@@ -403,6 +505,24 @@ mod tests {
         let text = "monotonic        -100         0\nboottime         -7200         5\n";
         assert_eq!(parse_offset(text), Some(-7_200_000_000_000 + 5));
         assert_eq!(parse_offset("monotonic 0 0\n"), None);
+    }
+
+    #[test]
+    fn a_schedulers_group_counts_where_the_job_is_in_it() {
+        let group = Counted {
+            version: Version::V1,
+            controller: "memory",
+            mount: "/sys/fs/cgroup/memory".into(),
+            path: "denovo-slurm-7".into(),
+        };
+        let slurm = "5:cpu,cpuacct:/\n4:memory:/slurm_n1/uid_9/job_7/step_0/task_0\n0::/\n";
+        assert_eq!(scheduled(slurm, &group).as_deref(), Some("slurm_n1/uid_9/job_7"));
+        assert_eq!(scheduled("4:memory:/denovo-slurm-7/inner\n", &group), None);
+        assert_eq!(scheduled("4:memory:/elsewhere\n", &group), None);
+        let v2 = Counted { version: Version::V2, controller: "", ..group };
+        let unified = "0::/system.slice/slurmstepd.scope/job_7/step_0/user/task_0\n";
+        let path = "system.slice/slurmstepd.scope/job_7";
+        assert_eq!(scheduled(unified, &v2).as_deref(), Some(path));
     }
 
     #[test]

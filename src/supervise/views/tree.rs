@@ -180,7 +180,7 @@ impl Tree {
 
     /// The text of a live file as it is now.
     fn render(&'static self, path: &[String]) -> String {
-        let node = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        let node = |file: &str| self.share.node(file);
         let parts: Vec<&str> = path.iter().map(String::as_str).collect();
         match &parts[..] {
             ["meminfo"] => memory::meminfo(&node("/proc/meminfo"), &self.share.memory()),
@@ -216,7 +216,7 @@ impl Tree {
     }
 
     fn of_numa_node(&self, of: &str, file: &str) -> String {
-        let node = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        let node = |file: &str| self.share.node(file);
         let own = node(&format!("{}/node/{of}/{file}", topology::BASE));
         let nodes = self.allowed().nodes.len();
         let number = of.strip_prefix("node").and_then(|n| n.parse().ok()).unwrap_or_default();
@@ -247,7 +247,7 @@ impl Tree {
     /// What sysinfo(2) says to the job.
     pub fn system_info(&'static self) -> SystemInfo {
         let memory = self.share.memory();
-        let sums = memory.sums(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
+        let sums = memory.sums(&self.share.node("/proc/meminfo"));
         SystemInfo {
             uptime: self.share.uptime().as_secs(),
             loads: self.watched().0.averages,

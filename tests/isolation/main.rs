@@ -1,0 +1,207 @@
+//! `denovo check isolation` on the real kernel: every channel's probe can
+//! fail, an environment keeps closed what it closes today, nothing is left.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use common::{Case, Ran, binary, until};
+use serde_json::Value;
+
+/// Channels that an environment closed at least when this was last raised:
+/// root's and a user's, with no network and with the node's, on a machine with
+/// `PRESENT` of them.
+const CLOSED_AT_LEAST: [(&str, usize, usize); 2] = [("none", 105, 82), ("node", 95, 69)];
+
+/// Fewer channels than this say that the machine is another kind: what can be
+/// closed there is less as well.
+const PRESENT: usize = 120;
+
+/// Channels that a bare process may find closed, and why.
+const CLOSED_WHEN_BARE: [(&str, &str); 2] = [
+    ("pipe_size", "root is not bound by the limit on pages of pipes"),
+    ("cgroup_psi", "counts only for groups that have other processes than the probe"),
+];
+
+/// One neighbour at a time: another test's would be noticed as well.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Report(Value);
+
+impl Report {
+    fn of(ran: &Ran) -> Self {
+        Self(serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:#?}")))
+    }
+
+    fn number(&self, name: &str) -> usize {
+        self.0[name].as_u64().unwrap() as usize
+    }
+
+    fn lines(&self) -> &[Value] {
+        self.0["channels"].as_array().unwrap()
+    }
+
+    /// Names of the channels in that state.
+    fn named(&self, state: &str) -> Vec<&str> {
+        let has = |l: &&Value| l["state"] == state;
+        self.lines().iter().filter(has).map(|l| l["channel"].as_str().unwrap()).collect()
+    }
+
+    fn why(&self, channel: &str) -> String {
+        let line = self.lines().iter().find(|l| l["channel"] == channel).unwrap();
+        line["why"].to_string()
+    }
+}
+
+/// A check as the case's user, in a home of its own.
+fn check(case: &Case, words: &[&str]) -> Ran {
+    let rounds: &[&str] = if words.contains(&"--rounds") { &[] } else { &["--rounds", "2"] };
+    let words = [&["check", "isolation"], rounds, words].concat();
+    let mut command = case.denovo(&words);
+    command.env("HOME", &case.dir);
+    case.finish(command)
+}
+
+/// What neighbours leave has names that begin so.
+fn left() -> Vec<PathBuf> {
+    let dirs = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten());
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("dnv") || name.starts_with("denovo-dnv")
+    };
+    entries.flatten().map(|e| e.path()).filter(ours).collect()
+}
+
+#[test]
+fn every_channel_of_the_machine_is_seen_open_by_a_bare_process() {
+    let _alone = alone();
+    for case in Case::each("every_channel_of_the_machine_is_seen_open_by_a_bare_process") {
+        let probe = binary(case.user.is_some());
+        let words = ["--json", "--rootfs", "/", "--with", "--", probe.to_str().unwrap(), "probe"];
+        let ran = check(&case, &words);
+        let report = Report::of(&ran);
+        let excused = |name: &&str| CLOSED_WHEN_BARE.iter().any(|(channel, _)| channel == name);
+        let closed: Vec<&str> =
+            report.named("closed").into_iter().filter(|n| !excused(n)).collect();
+        assert!(closed.is_empty(), "never seen open: {closed:?}");
+        assert!(report.number("present") > 100, "{}", report.number("present"));
+        // Each way to be open is one that is seen.
+        for (channel, word) in [
+            ("mem_committed", "tells"),
+            ("locks", "tells"),
+            ("sysv_shm", "left"),
+            ("boot_id", "host"),
+            ("mount_hostpaths", "shows"),
+            ("pipe_ino", "sequence"),
+        ] {
+            assert!(report.why(channel).contains(word), "{channel}: {}", report.why(channel));
+        }
+        assert_eq!(ran.code(), 1);
+    }
+    assert_eq!(left(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_environment_keeps_closed_what_it_closes() {
+    let _alone = alone();
+    for case in Case::each("an_environment_keeps_closed_what_it_closes") {
+        for (network, root, user) in CLOSED_AT_LEAST {
+            let ran = check(&case, &["--json", "--network", network]);
+            let report = Report::of(&ran);
+            // What other tests hold to as well, so that a probe that says
+            // "open" to everything is none either.
+            for name in ["uptime", "boot_id", "nodename", "procs", "sysv_shm", "tmp", "locks"] {
+                assert!(report.named("closed").contains(&name), "{network}: {name}");
+            }
+            assert_eq!(report.named("closed").contains(&"tcp_listen"), network == "none");
+            let (open, unexplained) = (report.number("open"), report.number("unexplained"));
+            assert_eq!(report.named("open").len(), open);
+            assert_eq!(ran.code(), i32::from(unexplained > 0));
+            let least = if case.uid() == 0 { root } else { user };
+            if report.number("present") >= PRESENT {
+                let closed = report.number("closed");
+                assert!(closed >= least, "{network}: {closed} closed; {:?}", report.named("open"));
+            }
+        }
+        let ids = std::fs::read_dir(case.state().join("jobs")).into_iter().flatten();
+        assert_eq!(ids.count(), 0);
+        let _ = std::fs::remove_dir_all(case.state());
+    }
+    assert_eq!(left(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn root_looks_from_another_users_environment() {
+    let _alone = alone();
+    let Some(case) = Case::root("root_looks_from_another_users_environment") else { return };
+    let ran = check(&case, &["--user", "1234567:1234567", "--network", "none", "--rounds", "1"]);
+    let summary = ran.lines().into_iter().find(|l| l.contains("channels present here"));
+    assert!(summary.is_some_and(|l| l.ends_with("are closed")), "{ran:#?}");
+    let closed =
+        |name: &str| ran.lines().iter().any(|l| l.starts_with(&format!("closed   {name} ")));
+    assert!(closed("nproc_used") && closed("procs") && closed("tmp"), "{ran:#?}");
+    let _ = std::fs::remove_dir_all(case.state());
+    assert_eq!(left(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_exit_code_is_the_sites_wish() {
+    let _alone = alone();
+    // The same for everybody.
+    let Some(case) = Case::each("the_exit_code_is_the_sites_wish").next() else { return };
+    let probe = binary(case.user.is_some());
+    let with = |words: &[&str]| {
+        let probe = ["--rounds", "1", "--with", "--", probe.to_str().unwrap(), "probe"];
+        check(&case, &[words, &probe].concat())
+    };
+    let ran = with(&["--at-most-open", "3"]).expect(1, "few may be open");
+    let name = |l: &&str| l.starts_with("open ") || l.starts_with("closed ");
+    let names = ran.lines().into_iter().filter(name).map(|l| l.split_whitespace().nth(1).unwrap());
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() > 100, "{ran:#?}");
+    let allowed = names.join(",");
+    with(&["--allow", &allowed, "--at-most-open", "3"]).expect(0, "these may be open");
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused() {
+    for case in Case::each("what_cannot_be_asked_is_refused") {
+        check(&case, &["--allow", "weather"]).refused(&["--allow", "weather"]);
+        let _alone = alone();
+        check(&case, &["--with", "--", "true"]).refused(&["the probe inside", "denovo probe"]);
+        check(&case, &["--with", "--", "/no/program"]).refused(&["/no/program"]);
+        let explained = case.ok(&["explain", "check", "isolation", "--network", "none"]);
+        assert!(explained.contains("neighbour") && !Path::new("/tmp/dnv").exists());
+    }
+}
+
+#[test]
+fn a_check_that_is_killed_leaves_nothing() {
+    let _alone = alone();
+    for case in Case::each("a_check_that_is_killed_leaves_nothing") {
+        let probe = binary(case.user.is_some());
+        let words = [
+            "check",
+            "isolation",
+            "--rounds",
+            "9",
+            "--with",
+            "--",
+            probe.to_str().unwrap(),
+            "probe",
+        ];
+        let mut command = case.denovo(&words);
+        command.env("HOME", &case.dir);
+        let going = case.start(command);
+        until("the neighbour is there", || !left().is_empty());
+        going.signal(libc::SIGKILL);
+        assert_eq!(going.wait().code(), 137);
+        until("the neighbour has cleared away", || left().is_empty());
+    }
+}

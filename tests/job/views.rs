@@ -1,0 +1,192 @@
+//! The machine as a job sees it: /proc and /sys say what the job has.
+
+use std::fs::{self, OpenOptions};
+use std::time::{Duration, Instant};
+
+use denovo::host::Facts;
+
+use crate::common::skip;
+use crate::help::{Place, value};
+
+/// With FUSE and, where `controller` is named, something that holds the job.
+fn place(test: &'static str, controller: Option<&str>) -> Option<Place> {
+    if OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
+        skip(test, "no FUSE (/dev/fuse cannot be opened)");
+        return None;
+    }
+    let place = Place::root(test)?;
+    if let Some(controller) = controller {
+        let facts = Facts::read().unwrap();
+        if facts.cgroups.v1_with(controller).is_none() && !facts.cgroups.v2_has(controller) {
+            skip(test, &format!("no controller {controller}"));
+            return None;
+        }
+    }
+    Some(place)
+}
+
+fn number(text: &str, name: &str) -> u64 {
+    value(text, name).parse().unwrap_or_else(|_| panic!("{name}: {text}"))
+}
+
+#[test]
+fn the_memory_is_the_jobs_and_moves_with_it() {
+    let test = "the_memory_is_the_jobs_and_moves_with_it";
+    let Some(place) = place(test, Some("memory")) else { return };
+    let script = "
+        of() { awk -v name=$1: '$1 == name { print $2 }' /proc/meminfo; }
+        echo total $(of MemTotal)
+        echo shmem $(of Shmem)
+        echo free $(of MemFree)
+        head -c 32M /dev/zero >/dev/shm/held
+        echo shmem-then $(of Shmem)
+        echo free-then $(of MemFree)
+        # sysinfo(2), which no file can stand for.
+        echo pages $(getconf _PHYS_PAGES)
+        echo node $(awk '$3 == \"MemTotal:\" { print $4 }' /sys/devices/system/node/node0/meminfo)
+        echo lines $(wc -l </proc/meminfo) $(dd if=/proc/meminfo bs=7 2>/dev/null | wc -l)";
+    let seen = place.see(&["--memory", "128M"], script);
+    assert_eq!(number(&seen, "total"), 128 << 10, "{seen}");
+    assert_eq!(number(&seen, "pages"), (128 << 20) / 4096, "{seen}");
+    assert!(number(&seen, "shmem-then") >= number(&seen, "shmem") + (32 << 10), "{seen}");
+    assert!(number(&seen, "free-then") + (32 << 10) <= number(&seen, "free") + 4096, "{seen}");
+    assert!(number(&seen, "node") <= 128 << 10, "{seen}");
+    let lines = value(&seen, "lines");
+    let (whole, pieces) = lines.split_once(' ').unwrap();
+    assert!(whole == pieces && whole.parse::<u32>().unwrap() > 20, "{seen}");
+}
+
+#[test]
+fn the_processors_are_the_jobs() {
+    let test = "the_processors_are_the_jobs";
+    let Some(place) = place(test, None) else { return };
+    let script = "
+        echo granted $(awk '/^Cpus_allowed_list/ { print $2 }' /proc/self/status)
+        echo online $(cat /sys/devices/system/cpu/online)
+        echo cpuinfo $(awk '/^processor/ { print $3 }' /proc/cpuinfo)
+        echo directories $(ls -d /sys/devices/system/cpu/cpu[0-9]* | sed 's,.*/cpu,,')
+        echo stat $(awk '/^cpu[0-9]/ { sub(\"cpu\", \"\"); print $1 }' /proc/stat)
+        echo siblings $(cat /sys/devices/system/cpu/cpu*/topology/core_siblings_list)
+        echo node $(cat /sys/devices/system/node/node0/cpulist)
+        echo idle $(ls -d /sys/devices/system/cpu/cpu*/cpuidle 2>/dev/null | wc -l)
+        echo nproc $(nproc)
+        echo lscpu $(lscpu -p=CPU | grep -v '^#')";
+    let seen = place.see(&["--cpus", "1"], script);
+    let granted = value(&seen, "granted").to_owned();
+    assert!(granted.parse::<u32>().is_ok(), "{seen}");
+    for name in ["online", "cpuinfo", "directories", "stat", "siblings", "node", "lscpu"] {
+        assert_eq!(value(&seen, name), granted, "{name}: {seen}");
+    }
+    assert_eq!((value(&seen, "nproc"), value(&seen, "idle")), ("1", "0"), "{seen}");
+}
+
+/// User and system time of all processors in /proc/stat, in hundredths of a
+/// second; tasks; and the first load average in hundredths.
+const WORK: &str = "
+    echo ticks $(awk '$1 == \"cpu\" { print $2 + $4 }' /proc/stat)
+    echo tasks $(cut -d' ' -f4 /proc/loadavg | cut -d/ -f2)
+    echo load $(awk '{ print int($1 * 100) }' /proc/loadavg)
+    echo forks $(awk '/^processes/ { print $2 }' /proc/stat)";
+
+#[test]
+fn work_and_load_are_the_jobs_and_no_neighbours() {
+    let test = "work_and_load_are_the_jobs_and_no_neighbours";
+    let Some(place) = place(test, Some("cpuacct").filter(|_| v1_counts())) else { return };
+    let busy = place.started("busy", &[]);
+    let script = format!(
+        "for i in 1 2 3 4; do sleep 30 & pids=\"$pids $!\"; done
+         python3 -c 'import time
+while time.process_time() < 1: pass'
+         # The load is looked at every five seconds, as the kernel does.
+         for i in $(seq 150); do grep -q '^0.00' /proc/loadavg || break; sleep 0.1; done
+         {WORK}; kill $pids"
+    );
+    let worked = place.ok(&["job", "exec", &busy, "--", "sh", "-c", &script]);
+    let idle = place.see(&[], WORK);
+    assert!(number(&worked, "ticks") >= 95, "{worked}");
+    assert!(number(&worked, "load") >= 1, "{worked}");
+    assert!(number(&worked, "tasks") >= 6, "{worked}");
+    assert!(number(&idle, "ticks") < 95, "{idle}");
+    assert!(number(&idle, "tasks") < 6 && number(&idle, "forks") < 30, "{idle}");
+    place.ok(&["job", "end", &busy]);
+}
+
+fn v1_counts() -> bool {
+    Facts::read().unwrap().cgroups.v1_with("cpuacct").is_some()
+}
+
+#[test]
+fn when_nobody_answers_reads_fail_at_once_and_the_job_goes_on() {
+    let test = "when_nobody_answers_reads_fail_at_once_and_the_job_goes_on";
+    let Some(place) = place(test, None) else { return };
+    let id = place.started("alone", &[]);
+    let (monitor, _) = place.keepers(&id);
+    place.ok(&["job", "exec", &id, "--", "cat", "/proc/meminfo"]);
+    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children")).unwrap();
+    let answers = |pid: &&str| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"denovo views"))
+    };
+    let server: i32 = children.split_whitespace().find(answers).unwrap().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(server), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    let begun = Instant::now();
+    let script = "cat /proc/meminfo >/dev/null 2>&1 || echo fails; getconf _PHYS_PAGES >/dev/null; echo goes on";
+    let seen = place.ok(&["job", "exec", &id, "--", "sh", "-c", script]);
+    assert_eq!(seen, "fails\ngoes on");
+    // A read that waits for nobody would wait for ever.
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    place.ok(&["job", "end", &id]);
+}
+
+#[test]
+fn what_tells_of_others_is_refused() {
+    let test = "what_tells_of_others_is_refused";
+    for place in Place::each(test) {
+        let script = "python3 - <<'END'
+import ctypes, errno, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(name, call):
+    try:
+        call()
+        print(name, 'given')
+    except OSError as e:
+        print(name, errno.errorcode[e.errno])
+refused('vsock', lambda: socket.socket(40, socket.SOCK_STREAM))
+refused('cookie', lambda: socket.socket().getsockopt(socket.SOL_SOCKET, 71, 8))
+ctypes.set_errno(0)
+libc.syscall(451, 0, 0, 0, 0)
+print('cachestat', errno.errorcode[ctypes.get_errno()])
+print('stat', os.stat('/etc/passwd').st_size > 0)
+print('buffer', socket.socket().getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 0)
+END
+echo peers $(grep -c -E ' (shared|master):' /proc/self/mountinfo)
+echo locks $(wc -c </proc/locks) slab $(cat /proc/slabinfo 2>/dev/null | wc -c) files $(cat /proc/sys/fs/file-nr | wc -c)";
+        let seen = place.see(&[], script);
+        let expected = "vsock EAFNOSUPPORT\ncookie ENOPROTOOPT\ncachestat ENOSYS\nstat True\n\
+                        buffer True\npeers 0\nlocks 0 slab 0 files 0";
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn without_fuse_what_tells_most_says_nothing() {
+    let test = "without_fuse_what_tells_most_says_nothing";
+    let Some(place) = Place::user(test) else { return };
+    let script = "
+        echo can $(test -r /dev/fuse -a -w /dev/fuse && echo yes || echo no)
+        echo load $(cat /proc/loadavg)
+        echo disks $(wc -c </proc/diskstats)
+        echo views $(grep -c ' - fuse denovo ' /proc/self/mountinfo)
+        echo memory $(grep -c MemTotal /proc/meminfo)";
+    let mut outside = place.program("/bin/sh");
+    outside.args(["-c", script]);
+    let can = place.finish(outside);
+    let seen = place.see(&[], script);
+    assert_eq!(value(&seen, "memory"), "1", "{seen}");
+    if value(&can.out(), "can") == "yes" {
+        assert!(number(&seen, "views") > 5, "{seen}");
+    } else {
+        assert_eq!(value(&seen, "load"), "0.00 0.00 0.00 1/1 1", "{seen}");
+        assert_eq!((value(&seen, "disks"), value(&seen, "views")), ("0", "0"), "{seen}");
+    }
+}
