@@ -8,6 +8,7 @@ mod isolation;
 mod job;
 mod node;
 mod oci;
+mod receipt;
 pub mod say;
 mod scheduler;
 mod usage;
@@ -114,13 +115,16 @@ enum Verb {
     /// Images: a store of them, in from files and out to other tools
     #[command(subcommand)]
     Image(image::Verb),
-    /// The node: facts, and cleaning up after crashes
+    /// The node: facts, whether it is fresh, and cleaning up after crashes
     #[command(subcommand)]
     Node(node::Verb),
     /// Make a scheduler's job its environment on this node: Slurm's Prolog
     Prolog,
     /// End it: Slurm's Epilog
     Epilog,
+    /// Receipts of ended jobs: whether they are as they were written
+    #[command(subcommand)]
+    Receipt(receipt::Verb),
     /// What will work on this node, and what mends what will not
     #[command(subcommand)]
     Check(check::Verb),
@@ -370,6 +374,7 @@ fn dispatch(cli: Cli, explaining: Option<Explaining>) -> i32 {
         Verb::Node(verb) => node::run(&context, verb),
         Verb::Prolog => scheduler::prolog(&context),
         Verb::Epilog => scheduler::epilog(&context),
+        Verb::Receipt(verb) => receipt::run(&context, verb),
         Verb::Check(verb) => check::run(&context, verb),
         Verb::Probe(args) => isolation::probe(&context, args),
         Verb::Scheduler(verb) => scheduler::run(&context, verb),

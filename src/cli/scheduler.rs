@@ -9,10 +9,11 @@ use super::Context;
 use super::say::out;
 use crate::policy::text::CText;
 use crate::problem::Problem;
+use crate::request::freshness::Prolog;
 use crate::request::job::JobRequest;
 use crate::request::scheduler::site::Scheduler;
 use crate::request::scheduler::{slurm, slurm_config, slurm_container};
-use crate::request::site;
+use crate::request::site::{self, Site};
 use crate::supervise::container::Refusal;
 use crate::supervise::job;
 use crate::supervise::scheduler::{self, sentence};
@@ -68,18 +69,21 @@ pub fn prolog(context: &Context) -> Result<i32, Refusal> {
     if !context.explain {
         only_root()?;
     }
-    let site = settings("prolog")?;
+    let whole = settings("prolog")?;
+    let site = &whole.scheduler;
     let call = slurm::call(variable)?;
     let wishes = slurm::wishes(variable, site.comment);
     if context.explain {
         let facts = context.facts()?;
-        let lines = scheduler::explain(&context.base(), &site, &call, &wishes?, &facts)?;
+        let lines = scheduler::explain(&context.base(), site, &call, &wishes?, &facts)?;
+        let lines = with_audit(&whole, lines);
         context.print_plan(&lines);
         return Ok(0);
     }
     let warn = |text: &str| context.voice.warn(text);
-    carried_out(context, &site, &call.node, "prolog", || {
-        scheduler::prolog(&context.base(), &site, &call, wishes.clone(), &warn)
+    carried_out(context, site, &call.node, "prolog", || {
+        let tables = (site, &whole.freshness);
+        scheduler::prolog(&context.base(), tables, &call, wishes.clone(), &warn)
     })
 }
 
@@ -87,24 +91,47 @@ pub fn epilog(context: &Context) -> Result<i32, Refusal> {
     if !context.explain {
         only_root()?;
     }
-    let site = settings("epilog")?;
+    let whole = settings("epilog")?;
+    let site = &whole.scheduler;
     let call = slurm::call(variable)?;
     if context.explain {
-        context.print_plan(&[
-            format!("end the environment of job {} with everything in it", call.id()),
-            format!("write its receipt below {}", site.receipts.display()),
-        ]);
+        let mut lines =
+            vec![format!("end the environment of job {} with everything in it", call.id())];
+        if whole.freshness.audit {
+            let baseline = whole.freshness.baseline.display();
+            lines.push(format!("compare the node with {baseline}"));
+            if !whole.freshness.clean.is_empty() {
+                lines.push(format!(
+                    "remove what uid {} has left, if it has no other job here",
+                    call.uid
+                ));
+            }
+        }
+        lines.push(format!("write its receipt below {}", site.receipts.display()));
+        context.print_plan(&lines);
         return Ok(0);
     }
     let warn = |text: &str| context.voice.warn(text);
-    carried_out(context, &site, &call.node, "epilog", || {
-        scheduler::epilog(&context.base(), &site, &call, &warn)
+    carried_out(context, site, &call.node, "epilog", || {
+        scheduler::epilog(&context.base(), (site, &whole.freshness), &call, &warn)
     })
 }
 
+/// A prolog's lines, with the look at the node that comes first.
+fn with_audit(site: &Site, mut lines: Vec<String>) -> Vec<String> {
+    let baseline = site.freshness.baseline.display();
+    let then = match site.freshness.prolog {
+        Prolog::Off => return lines,
+        Prolog::Refuse => "fail if it differs",
+        Prolog::Repair => "put right what can be, fail if it still differs",
+    };
+    lines.insert(0, format!("compare the node with {baseline}; {then}"));
+    lines
+}
+
 /// What the site says; a file that is wrong drains the node with that reason.
-fn settings(what: &str) -> Result<Scheduler, Refusal> {
-    site::load().map(|site| site.scheduler).map_err(|problem| {
+fn settings(what: &str) -> Result<Site, Refusal> {
+    site::load().map_err(|problem| {
         if nix::unistd::geteuid().is_root()
             && let Ok(call) = slurm::call(variable)
         {

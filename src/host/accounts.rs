@@ -88,6 +88,23 @@ pub fn subgids(user: &User) -> Vec<IdRange> {
     id_ranges(&file("/etc/subgid"), user)
 }
 
+/// Every range of /etc/subuid with the uid of its user; what is named there
+/// and is not in /etc/passwd is left out.
+pub fn subordinate_owners() -> Vec<(IdRange, u32)> {
+    let (passwd, ranges) = (file("/etc/passwd"), file("/etc/subuid"));
+    let by_name = |name: &str| users(&passwd).find(|u| u.name == name).map(|u| u.uid);
+    ranges
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().splitn(3, ':');
+            let owner = fields.next()?;
+            let uid = owner.parse().ok().or_else(|| by_name(owner))?;
+            let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            Some((IdRange { start, count }, uid))
+        })
+        .collect()
+}
+
 fn users(text: &str) -> impl Iterator<Item = User> + '_ {
     text.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();

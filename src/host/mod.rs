@@ -14,6 +14,7 @@ pub mod distribution;
 pub mod hardware;
 pub mod lsm;
 pub mod mpi;
+pub mod node;
 pub mod resctrl;
 pub mod user_namespace;
 

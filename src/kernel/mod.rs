@@ -15,6 +15,7 @@ pub mod maps;
 pub mod net_device;
 mod netlink;
 pub mod procfs;
+pub mod residue;
 pub mod sys;
 pub mod system_v;
 pub mod timings;

@@ -4,6 +4,7 @@
 pub mod container;
 pub mod cpus;
 pub mod filter;
+pub mod freshness;
 pub mod job;
 pub mod limits;
 pub mod mpi;

@@ -7,6 +7,7 @@
 pub mod base;
 pub mod container;
 pub mod filters;
+pub mod freshness;
 pub mod job;
 pub mod process;
 pub mod receipt;

@@ -7,6 +7,7 @@ pub mod bind;
 pub mod cpu_list;
 pub mod default_config;
 pub mod env;
+pub mod freshness;
 pub mod id;
 pub mod job;
 pub mod oci;

@@ -6,6 +6,7 @@ pub mod container;
 pub mod control;
 pub mod events;
 pub mod exec;
+pub mod freshness;
 pub mod groups;
 pub mod image;
 pub mod init;

@@ -3,6 +3,7 @@
 //! invariant makes it sound.
 
 pub mod bpf;
+pub mod left;
 mod loopdev;
 mod memory;
 mod mount;

@@ -61,6 +61,8 @@ pub struct Scheduler {
     pub receipt_days: u64,
     /// Most receipts that are kept, in bytes.
     pub receipt_bytes: u64,
+    /// The node's private key, by which receipts are signed.
+    pub receipt_key: Option<PathBuf>,
 }
 
 impl Default for Scheduler {
@@ -80,6 +82,7 @@ impl Default for Scheduler {
             receipts: PathBuf::from("/var/lib/denovo/receipts"),
             receipt_days: 90,
             receipt_bytes: 256 << 20,
+            receipt_key: None,
         }
     }
 }

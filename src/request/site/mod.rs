@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
 
+use super::freshness::Freshness;
 use super::scheduler::site::Scheduler;
 
 /// All of it; docs/site-config.md explains each key to a site.
@@ -29,6 +30,8 @@ pub struct Site {
     pub root_trust: Option<Trust>,
     /// Jobs that a batch scheduler starts.
     pub scheduler: Scheduler,
+    /// What a node is to be like between jobs.
+    pub freshness: Freshness,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

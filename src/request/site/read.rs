@@ -107,7 +107,8 @@ fn contradiction(site: &Site) -> Option<String> {
     let files = files.chain(&site.images.stores).chain(signed.iter().flat_map(|s| &s.keys));
     let scheduler = &site.scheduler;
     let files = files.chain(&scheduler.scratch).chain(&scheduler.scontrol);
-    let files = files.chain([&scheduler.receipts]);
+    let files = files.chain([&scheduler.receipts]).chain(&scheduler.receipt_key);
+    let files = files.chain([&site.freshness.baseline]).chain(&site.freshness.directories);
     let relative = files.into_iter().find(|p| !p.is_absolute());
     relative.map(|p| format!("{:?}: must be absolute: it would depend on who asks", p.display()))
 }

@@ -5,11 +5,16 @@
 //! look like a broken node. The test is not whose words the error has, but
 //! whether an environment without the wishes can be made.
 
+mod receipt;
+
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::freshness::{self, Ending};
+use receipt::{Last, bare_receipt, keep, look, receipt};
 
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
@@ -17,13 +22,13 @@ use super::stage::{self, Collected};
 use crate::host::{Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
-use crate::kernel::system_v;
 use crate::policy::job::check_hostname;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
-use crate::record::receipt::{Cleaned, Given, Receipt, Receipts, Times};
+use crate::record::receipt::Receipt;
 use crate::record::scheduler::{Note, Notes, Phase};
 use crate::request::bind;
+use crate::request::freshness::Freshness;
 use crate::request::job::JobRequest;
 use crate::request::scheduler::site::{self, Scheduler};
 use crate::request::scheduler::{Call, Wishes};
@@ -43,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The node cannot make environments.
 pub fn prolog(
     base: &Path,
-    site: &Scheduler,
+    (site, fresh): (&Scheduler, &Freshness),
     call: &Call,
     wishes: Result<Wishes, Problems>,
     warn: &dyn Fn(&str),
@@ -54,6 +59,8 @@ pub fn prolog(
         warn(&format!("job {id} has ended on this node already"));
         return Ok(());
     }
+    let stands = notes.load(&id).is_some_and(|note| note.phase != Phase::Ended);
+    let _held = freshness::prolog(base, fresh, &site.receipts, (&id, call.uid), stands)?;
     let note = |phase, why| Note {
         phase,
         granted: call.granted.clone(),
@@ -214,7 +221,7 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
 /// Something of it cannot be ended; what, and why, is said.
 pub fn epilog(
     base: &Path,
-    site: &Scheduler,
+    (site, fresh): (&Scheduler, &Freshness),
     call: &Call,
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
@@ -244,20 +251,30 @@ pub fn epilog(
     let begun = Instant::now();
     let ended = end(base, &id);
     let to_end = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let (last, problems) = match ended {
+    let (last, mut problems) = match ended {
         Ok(last) => (last, Problems::new()),
         Err(refusal) => (None, refusal.problems),
     };
-    if let Some(last) = last {
-        let receipts = Receipts::new(&site.receipts);
-        let made = note.filter(|n| n.phase == Phase::Made);
-        let receipt = receipt(call, &last, made.map(|n| n.took), to_end);
-        // A full disk is no reason to take the node out of service.
-        if let Err(problem) = receipts.save(&receipt) {
-            warn(&problem.message);
+    let from = last.as_ref().map(|l| l.record.created).or(note.as_ref().map(|n| n.at));
+    let job = Ending { id: id.clone(), uid: call.uid, from: from.unwrap_or_else(now) };
+    let seen = match freshness::epilog(base, fresh, &site.receipts, &job, warn) {
+        Ok(seen) => seen,
+        Err(problem) => {
+            problems.push(problem);
+            None
         }
-        receipts.prune(now(), site.receipt_days, site.receipt_bytes);
+    };
+    let (freshness, dirty) = seen.map_or((None, None), |(entry, dirty)| (Some(entry), dirty));
+    let made = note.filter(|n| n.phase == Phase::Made).map(|n| n.took);
+    let receipt = match last {
+        Some(last) => Some(receipt(call, &last, made, to_end)),
+        // What a job on the bare node leaves has no other record.
+        None => freshness.as_ref().map(|_| bare_receipt(call, &job, to_end)),
+    };
+    if let Some(receipt) = receipt {
+        keep(site, Receipt { freshness, ..receipt }, warn);
     }
+    problems.extend(dirty);
     notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
     // What a prolog that was killed left.
     let _ = stage::collect_all_jobs(&Jobs::new(base));
@@ -282,15 +299,6 @@ pub fn collect(base: &Path) -> Collected {
         }
     }
     found
-}
-
-/// What was known of an environment just before its end.
-struct Last {
-    record: JobRecord,
-    usage: cgroup::Usage,
-    cleaned: Cleaned,
-    pids: Option<u64>,
-    namespaces: Vec<String>,
 }
 
 /// Ends an environment in bounded time, whatever state it is in: standing,
@@ -367,78 +375,6 @@ fn describe(pid: i32) -> Option<String> {
     let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect();
     let state = rest.trim_start().chars().next()?;
     (state != 'Z').then(|| format!("pid {pid} ({name}) in state {state}"))
-}
-
-/// What there is to clean up, seen through the environment's first process.
-fn look(record: JobRecord, usage: cgroup::Usage) -> Last {
-    let root = record
-        .init
-        .filter(crate::record::process::ProcessName::alive)
-        .map(|init| PathBuf::from(format!("/proc/{}/root", init.pid)));
-    let inside = |path: &str| root.as_ref().map(|root| root.join(path));
-    let used = |path| {
-        let stat = nix::sys::statvfs::statvfs(&inside(path)?).ok()?;
-        Some((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
-    };
-    let queues = inside("dev/mqueue").and_then(|dir| std::fs::read_dir(dir).ok());
-    // What a job writes on the site's disk is not told from the rest there.
-    let tmp = if record.scratch.is_none() { used("tmp") } else { None };
-    let cleaned = Cleaned {
-        processes: usage.pids.map_or(0, |n| n.saturating_sub(1)),
-        shm: used("dev/shm"),
-        tmp,
-        system_v: record.init.and_then(|init| system_v::objects(init.pid)),
-        message_queues: queues.map(|entries| entries.count() as u64),
-        scratch: record.scratch.is_some(),
-    };
-    let pids = record.cgroup.steps.iter().find_map(|step| match step {
-        crate::plan::cgroup::CgroupStep::Set {
-            setting: crate::plan::cgroup::Setting::PidsMax { count },
-            ..
-        } => u64::try_from(*count).ok(),
-        _ => None,
-    });
-    let namespaces = record.init.map_or(Vec::new(), |init| own_namespaces(init.pid));
-    Last { record, usage, cleaned, pids, namespaces }
-}
-
-/// The kinds of namespaces(7) that a process does not share with us.
-fn own_namespaces(pid: i32) -> Vec<String> {
-    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time_for_children", "user", "uts"];
-    let of = |who: &str, kind: &str| std::fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
-    let differs = |kind: &&str| {
-        of(&pid.to_string(), kind).is_some_and(|theirs| of("self", kind) != Some(theirs))
-    };
-    let short = |kind: &str| kind.split('_').next().unwrap_or(kind).to_owned();
-    kinds.iter().filter(|kind| differs(kind)).map(|kind| short(kind)).collect()
-}
-
-fn receipt(call: &Call, last: &Last, to_start: Option<u64>, to_end: u64) -> Receipt {
-    let record = &last.record;
-    Receipt {
-        version: 1,
-        id: record.id.clone(),
-        node: call.node.clone(),
-        uid: record.uid,
-        gid: record.gid,
-        job: record.granted.clone().or_else(|| Some(call.granted.clone())),
-        bundle: record.bundle.clone(),
-        image: record.image.clone(),
-        given: Given {
-            cpus: record.reserved_cpus.clone(),
-            memory: record.memory,
-            pids: last.pids,
-            node_network: record.node_network,
-            namespaces: last.namespaces.clone(),
-        },
-        used: last.usage.clone(),
-        time: Times { started: record.created, ended: now(), to_start, to_end },
-        cleaned: last.cleaned.clone(),
-        status: call.status,
-        exit_code: call.status.filter(|s| s & 0x7f == 0).map(|s| s >> 8 & 0xff),
-        signal: call.status.map(|s| s & 0x7f).filter(|s| *s != 0),
-        problems: record.cgroup.left_out.clone(),
-    }
 }
 
 /// Runs `work` in a process of its own for at most so many seconds.

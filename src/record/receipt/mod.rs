@@ -1,15 +1,22 @@
 //! Receipts: what ended environments were given and what they used, for as
 //! long as the site keeps them.
 
+mod chain;
+mod key;
+mod verify;
+
 use std::fs;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::base;
+pub use chain::{Link, Signature};
+pub use key::{Key, Public};
+pub use verify::{Flaw, Verified, verify};
+
 use crate::kernel::cgroup::Usage;
-use crate::problem::Problem;
+use crate::policy::freshness::{Difference, Ended, Verdict};
 use crate::request::scheduler::Granted;
 
 /// One job on one node.
@@ -38,6 +45,32 @@ pub struct Receipt {
     pub signal: Option<i32>,
     /// What could not be done as asked, or not be cleaned up.
     pub problems: Vec<String>,
+    /// How the node stood at its beginning and after its end, where the site
+    /// asks for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Freshness>,
+    /// Its place among all receipts of the node; those that an older denovo
+    /// wrote have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Link>,
+    /// By the node's key, over all the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+/// What an audit of the node said. It is for the job's user too, so that it
+/// has nothing of other users.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Freshness {
+    /// When the job began, if the site has the prolog look.
+    pub before: Option<Verdict>,
+    pub after: Verdict,
+    /// What this user left, and what of the node itself was not as in its
+    /// baseline and had been before the job.
+    pub differences: Vec<Difference>,
+    /// Microseconds that looking and cleaning took.
+    pub took: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,32 +132,6 @@ impl Receipts {
         format!("{id}.{started}.json")
     }
 
-    /// Keeps one: root's, readable by the job's group-less owner.
-    ///
-    /// # Errors
-    /// The directory cannot be written.
-    pub fn save(&self, receipt: &Receipt) -> Result<(), Problem> {
-        base::own_directory(&self.dir, 0o755, nix::unistd::geteuid().as_raw())?;
-        let path = self.dir.join(Self::name(&receipt.id, receipt.time.started));
-        let new = self.dir.join(format!("=new.{}", std::process::id()));
-        let text = serde_json::to_vec(receipt).map_err(|e| Problem::ours(e.to_string()))?;
-        let write = || -> std::io::Result<()> {
-            let mut options = fs::OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o400).open(&new)?;
-            std::io::Write::write_all(&mut file, &text)?;
-            if nix::unistd::geteuid().is_root() {
-                std::os::unix::fs::fchown(&file, Some(receipt.uid), None)?;
-            }
-            fs::rename(&new, &path)
-        };
-        write().map_err(|e| {
-            let _ = fs::remove_file(&new);
-            Problem::site(format!("{}: cannot be written: {e}", path.display()))
-                .hint("free some space there")
-        })
-    }
-
     /// The last receipt of an id that the caller may read.
     pub fn load(&self, id: &str) -> Option<Receipt> {
         let mut found: Vec<(u64, PathBuf)> = Vec::new();
@@ -139,13 +146,31 @@ impl Receipts {
         found.iter().rev().find_map(|(_, path)| serde_json::from_slice(&fs::read(path).ok()?).ok())
     }
 
+    /// The jobs of the last receipts, the oldest first.
+    pub fn ended(&self, most: usize) -> Vec<Ended> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let started = |path: &Path| -> Option<u64> {
+            path.file_name()?.to_str()?.strip_suffix(".json")?.rsplit_once('.')?.1.parse().ok()
+        };
+        let named = entries.filter_map(|e| Some((started(&e.path())?, e.path())));
+        let mut all: Vec<(u64, PathBuf)> = named.collect();
+        all.sort();
+        let last = all.split_off(all.len().saturating_sub(most));
+        let read = |path: &Path| serde_json::from_slice::<Receipt>(&fs::read(path).ok()?).ok();
+        last.iter()
+            .filter_map(|(_, path)| read(path))
+            .map(|r| Ended { id: r.id, uid: r.uid, from: r.time.started, to: r.time.ended })
+            .collect()
+    }
+
     /// Removes those older than `days`, then the oldest until the rest has
     /// at most `bytes`.
-    pub fn prune(&self, now: u64, days: u64, bytes: u64) {
+    pub fn prune(&self, now: u64, days: u64, bytes: u64, key: Option<&Key>) {
         let mut all: Vec<(u64, u64, PathBuf)> = fs::read_dir(&self.dir)
             .into_iter()
             .flatten()
             .flatten()
+            .filter(|entry| !entry.file_name().to_string_lossy().starts_with('='))
             .filter_map(|entry| {
                 let meta = entry.metadata().ok().filter(|m| m.is_file())?;
                 Some((u64::try_from(meta.mtime()).unwrap_or(0), meta.len(), entry.path()))
@@ -153,20 +178,25 @@ impl Receipts {
             .collect();
         all.sort();
         let mut total: u64 = all.iter().map(|(_, size, _)| size).sum();
+        let mut over = Vec::new();
         for (at, size, path) in all {
             let old = at.saturating_add(days.saturating_mul(86_400)) < now;
-            if (old || total > bytes) && fs::remove_file(path).is_ok() {
+            if old || total > bytes {
                 total -= size;
+                over.push(path);
             }
+        }
+        if !over.is_empty() {
+            self.forget(&over, key);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn receipt(id: &str, started: u64) -> Receipt {
+    pub fn receipt(id: &str, started: u64) -> Receipt {
         Receipt {
             version: 1,
             id: id.to_owned(),
@@ -184,6 +214,9 @@ mod tests {
             exit_code: Some(1),
             signal: None,
             problems: Vec::new(),
+            freshness: None,
+            chain: None,
+            signature: None,
         }
     }
 
@@ -192,18 +225,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let receipts = Receipts::new(&dir.path().join("r"));
         for (id, started) in [("slurm-1", 5), ("slurm-1", 70), ("slurm-12", 90)] {
-            receipts.save(&receipt(id, started)).unwrap();
+            receipts.save(receipt(id, started), None).unwrap();
         }
         assert_eq!(receipts.load("slurm-1").unwrap().time.started, 70);
         assert!(receipts.load("slurm").is_none());
-        let files = || fs::read_dir(dir.path().join("r")).unwrap().count();
+        let named = |e: &fs::DirEntry| !e.file_name().to_string_lossy().starts_with('=');
+        let all = || fs::read_dir(dir.path().join("r")).unwrap().flatten();
+        let files = || all().filter(named).count();
         let now = std::time::SystemTime::now();
         let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        receipts.prune(now, 1, u64::MAX);
+        receipts.prune(now, 1, u64::MAX, None);
         assert_eq!(files(), 3);
-        receipts.prune(now, 1, 1200);
+        receipts.prune(now, 1, 2000, None);
         assert!((1..3).contains(&files()), "{}", files());
-        receipts.prune(now + 2 * 86_400, 1, u64::MAX);
+        receipts.prune(now + 2 * 86_400, 1, u64::MAX, None);
         assert_eq!(files(), 0);
     }
 }

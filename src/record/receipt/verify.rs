@@ -1,0 +1,303 @@
+//! Checks the chain of a node's receipts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::chain::{BEFORE, Head, Signature, digest, is_receipt, unsigned};
+use super::{Public, Receipt, Receipts};
+use crate::problem::Problem;
+
+/// The first thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase", tag = "flaw")]
+pub enum Flaw {
+    /// What is in this file is not what was written.
+    Changed { file: String, why: String },
+    /// Number of the receipt in the chain.
+    Removed { sequence: u64 },
+    /// A file that denovo did not write there.
+    Added { file: String, why: String },
+    /// The chain's own file is gone or wrong.
+    Head { why: String },
+}
+
+impl std::fmt::Display for Flaw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Changed { file, why } => write!(f, "{file} was changed: {why}"),
+            Self::Removed { sequence } => write!(f, "receipt {sequence} was removed"),
+            Self::Added { file, why } => write!(f, "{file} was added: {why}"),
+            Self::Head { why } => write!(f, "the chain's head {why}"),
+        }
+    }
+}
+
+/// What was checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    /// Receipts of the chain, and those from before there was one.
+    pub chained: usize,
+    pub unchained: usize,
+    pub first: u64,
+    pub last: u64,
+    /// Of the last one. Who keeps it elsewhere sees later that no newer
+    /// receipts were taken away together with the chain's end.
+    pub digest: String,
+    /// Whether signatures were checked.
+    pub signed: bool,
+    pub flaw: Option<Flaw>,
+}
+
+struct Found {
+    file: String,
+    text: Vec<u8>,
+    receipt: Receipt,
+}
+
+/// Checks all receipts in `dir`, and their signatures if there is a key.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn verify(dir: &Path, key: Option<&Public>) -> Result<Verified, Problem> {
+    let receipts = Receipts::new(dir);
+    let entries = fs::read_dir(dir).map_err(|e| {
+        Problem::user(format!("{}: {e}", dir.display()))
+            .hint("name the directory of the receipts ([scheduler] receipts)")
+    })?;
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| is_receipt(p)).collect();
+    files.sort();
+    let mut seen = Verified { signed: key.is_some(), ..Verified::default() };
+    seen.flaw = check(&receipts, &files, key, &mut seen).err();
+    Ok(seen)
+}
+
+fn check(
+    receipts: &Receipts,
+    files: &[PathBuf],
+    key: Option<&Public>,
+    seen: &mut Verified,
+) -> Result<(), Flaw> {
+    let (mut chained, mut loose) = (BTreeMap::<u64, Found>::new(), Vec::new());
+    for path in files {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let changed = |why: String| Flaw::Changed { file: file.clone(), why };
+        let text = fs::read(path).map_err(|e| changed(e.to_string()))?;
+        let Ok(receipt) = serde_json::from_slice::<Receipt>(&text) else {
+            return Err(changed("it is no receipt".to_owned()));
+        };
+        match receipt.chain.as_ref().map(|link| link.sequence) {
+            None => loose.push((file, text)),
+            Some(n) if chained.contains_key(&n) => {
+                let why = format!("{} is number {n} already", chained[&n].file);
+                return Err(Flaw::Added { file, why });
+            }
+            Some(n) => drop(chained.insert(n, Found { file, text, receipt })),
+        }
+    }
+    seen.unchained = loose.len();
+    let head = match receipts.head() {
+        None if chained.is_empty() => return Ok(()),
+        None => return Err(Flaw::Head { why: "is gone".to_owned() }),
+        Some(head) => head,
+    };
+    if let Some(key) = key
+        && !is_signed(key, head.signature.as_ref(), &unsigned(&head).unwrap_or_default())
+    {
+        return Err(Flaw::Head { why: "is not signed by this key".to_owned() });
+    }
+    from_before(receipts, &head, &loose)?;
+    let head = receipts.adopted(head);
+    (seen.first, seen.last, seen.digest) = (head.first, head.last, head.digest.clone());
+    // Pruning was cut off after the head said so.
+    let kept: BTreeMap<u64, Found> = chained.split_off(&head.first);
+    in_chain(&head, &kept, key)?;
+    seen.chained = kept.len();
+    Ok(())
+}
+
+fn in_chain(head: &Head, kept: &BTreeMap<u64, Found>, key: Option<&Public>) -> Result<(), Flaw> {
+    for sequence in head.first..=head.last {
+        let Some(found) = kept.get(&sequence) else { return Err(Flaw::Removed { sequence }) };
+        let changed = |why: &str| Flaw::Changed { file: found.file.clone(), why: why.to_owned() };
+        let after = match kept.get(&(sequence + 1)) {
+            _ if sequence == head.last => &head.digest,
+            None => return Err(Flaw::Removed { sequence: sequence + 1 }),
+            Some(next) => next.receipt.chain.as_ref().map_or(&head.digest, |link| &link.previous),
+        };
+        if digest(&found.text) != *after {
+            return Err(changed("its digest is not the one that was noted"));
+        }
+        if let Some(key) = key {
+            let message = unsigned(&found.receipt).unwrap_or_default();
+            if !is_signed(key, found.receipt.signature.as_ref(), &message) {
+                return Err(changed("it is not signed by this key"));
+            }
+        }
+    }
+    match kept.range(head.last + 1..).next() {
+        Some((_, found)) => Err(Flaw::Added {
+            file: found.file.clone(),
+            why: format!("the chain ends at {}", head.last),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn is_signed(key: &Public, signature: Option<&Signature>, message: &[u8]) -> bool {
+    let bytes = signature.and_then(|s| STANDARD.decode(&s.ed25519).ok());
+    bytes.is_some_and(|bytes| key.made(&bytes, message))
+}
+
+/// Receipts without a place in the chain must be those that it began with.
+fn from_before(receipts: &Receipts, head: &Head, loose: &[(String, Vec<u8>)]) -> Result<(), Flaw> {
+    let text = fs::read(receipts.dir.join(BEFORE)).unwrap_or_default();
+    let list: BTreeMap<String, String> = match &head.before {
+        None => BTreeMap::new(),
+        Some(expected) if digest(&text) == *expected => {
+            serde_json::from_slice(&text).unwrap_or_default()
+        }
+        Some(_) => {
+            let why = "is not what it was".to_owned();
+            return Err(Flaw::Changed { file: BEFORE.to_owned(), why });
+        }
+    };
+    for (file, text) in loose {
+        let file = file.clone();
+        match list.get(&file) {
+            None => return Err(Flaw::Added { file, why: "it is not in the chain".to_owned() }),
+            Some(expected) if *expected != digest(text) => {
+                let why = "its digest is not the one that was noted".to_owned();
+                return Err(Flaw::Changed { file, why });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Key;
+    use super::super::tests::receipt;
+    use super::*;
+
+    fn chain(dir: &Path, key: Option<&Key>, ids: &[&str]) {
+        for (number, id) in ids.iter().enumerate() {
+            Receipts::new(dir).save(receipt(id, number as u64), key).unwrap();
+        }
+    }
+
+    fn flaw(dir: &Path, key: Option<&Key>) -> Option<Flaw> {
+        verify(dir, key.map(Key::public).as_ref()).unwrap().flaw
+    }
+
+    fn rewrite(path: &Path, change: impl Fn(&mut Receipt)) {
+        let mut receipt: Receipt = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        change(&mut receipt);
+        let text = crate::record::freshness::canonical(&receipt).unwrap();
+        fs::remove_file(path).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn the_first_that_is_wrong_is_named() {
+        let temporary = tempfile::tempdir().unwrap();
+        let key = Key::make(&temporary.path().join("key")).unwrap();
+        for (number, key) in [None, Some(&key)].into_iter().enumerate() {
+            let dir = temporary.path().join(format!("r{number}"));
+            chain(&dir, key, &["a", "b", "c", "d"]);
+            let seen = verify(&dir, key.map(Key::public).as_ref()).unwrap();
+            assert_eq!((seen.chained, seen.last, seen.flaw), (4, 4, None));
+            let (b, text) = (dir.join("b.1.json"), fs::read(dir.join("b.1.json")).unwrap());
+            let back = || {
+                let _ = fs::remove_file(&b);
+                fs::write(&b, &text).unwrap();
+            };
+            rewrite(&b, |r| r.uid += 1);
+            let why = "its digest is not the one that was noted".to_owned();
+            assert_eq!(flaw(&dir, key), Some(Flaw::Changed { file: "b.1.json".into(), why }));
+            fs::remove_file(&b).unwrap();
+            assert_eq!(flaw(&dir, key), Some(Flaw::Removed { sequence: 2 }));
+            back();
+            // A copy of one, one of no chain, one after the end.
+            for change in [
+                |_: &mut Receipt| {},
+                |r: &mut Receipt| r.chain = None,
+                |r: &mut Receipt| {
+                    r.chain.as_mut().unwrap().sequence = 5;
+                },
+            ] {
+                let extra = dir.join("x.9.json");
+                fs::write(&extra, &text).unwrap();
+                rewrite(&extra, change);
+                let found = flaw(&dir, key);
+                assert!(
+                    matches!(&found, Some(Flaw::Added { file, .. }) if file == "x.9.json"),
+                    "{found:?}"
+                );
+                fs::remove_file(&extra).unwrap();
+            }
+            fs::remove_file(dir.join("d.3.json")).unwrap();
+            assert_eq!(flaw(&dir, key), Some(Flaw::Removed { sequence: 4 }));
+            fs::remove_file(dir.join("=chain.json")).unwrap();
+            assert!(matches!(flaw(&dir, key), Some(Flaw::Head { .. })));
+        }
+    }
+
+    #[test]
+    fn whoever_has_no_key_cannot_write_the_chain_anew() {
+        let temporary = tempfile::tempdir().unwrap();
+        let key = Key::make(&temporary.path().join("key")).unwrap();
+        let other = Key::make(&temporary.path().join("other")).unwrap();
+        let dir = temporary.path().join("r");
+        chain(&dir, Some(&other), &["a", "b"]);
+        assert_eq!(flaw(&dir, Some(&other)), None);
+        assert!(matches!(flaw(&dir, Some(&key)), Some(Flaw::Head { .. })));
+    }
+
+    #[test]
+    fn old_receipts_are_kept_in_mind_and_pruned_ones_are_not_missed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (dir, old) = (temporary.path().join("r"), temporary.path().join("r/old.1.json"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(&old, serde_json::to_vec(&receipt("old", 1)).unwrap()).unwrap();
+        chain(&dir, None, &["a", "b", "c"]);
+        let seen = verify(&dir, None).unwrap();
+        assert_eq!((seen.chained, seen.unchained, seen.flaw), (3, 1, None));
+        rewrite(&old, |r| r.uid += 1);
+        assert!(matches!(flaw(&dir, None), Some(Flaw::Changed { .. })));
+        fs::remove_file(&old).unwrap();
+        Receipts::new(&dir).forget(&[dir.join("a.0.json")], None);
+        let seen = verify(&dir, None).unwrap();
+        assert_eq!((seen.chained, seen.first, seen.flaw), (2, 2, None));
+    }
+
+    #[test]
+    fn one_that_was_cut_off_is_taken_up_and_many_at_once_make_one_chain() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("r");
+        chain(&dir, None, &["a", "b"]);
+        // As if its writer had been killed before the head was written.
+        let head = fs::read(dir.join("=chain.json")).unwrap();
+        Receipts::new(&dir).save(receipt("c", 2), None).unwrap();
+        fs::write(dir.join("=chain.json"), head).unwrap();
+        fs::write(dir.join("=pending"), "c.2.json").unwrap();
+        assert_eq!(flaw(&dir, None), None);
+        std::thread::scope(|scope| {
+            for number in 10..20 {
+                let dir = &dir;
+                scope.spawn(move || {
+                    Receipts::new(dir).save(receipt("t", number), None).unwrap();
+                });
+            }
+        });
+        let seen = verify(&dir, None).unwrap();
+        assert_eq!((seen.chained, seen.last, seen.flaw), (13, 13, None));
+    }
+}

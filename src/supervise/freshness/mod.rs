@@ -1,0 +1,256 @@
+//! A node between jobs: its baseline, how it stands against that, and putting
+//! it right.
+
+mod jobs;
+mod scheduler;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::host::accounts;
+use crate::host::node::{Handle, Kind, NodeState, Scope};
+use crate::kernel::residue;
+use crate::policy::freshness::{
+    Audit, Baseline, Difference, Jobs, Outcome, Owners, Verdict, compare,
+};
+use crate::problem::Problem;
+use crate::record::freshness as record;
+use crate::request::freshness::Freshness;
+
+pub use jobs::{Ending, jobs};
+pub use scheduler::{epilog, prolog};
+
+/// Whether a difference is to be removed.
+type Chosen<'a> = &'a dyn Fn(&Difference) -> bool;
+
+/// What an audit may put right.
+#[derive(Clone, Copy)]
+pub struct Repair<'a> {
+    /// Which of what users left is removed.
+    pub clean: Chosen<'a>,
+    pub reset_settings: bool,
+    pub drop_page_cache: bool,
+    pub compact_memory: bool,
+}
+
+impl Repair<'_> {
+    /// Nothing.
+    pub const NONE: Repair<'static> = Repair {
+        clean: &|_| false,
+        reset_settings: false,
+        drop_page_cache: false,
+        compact_memory: false,
+    };
+}
+
+/// What an ended job of the node is certain to have left.
+pub fn of_ended_jobs(difference: &Difference) -> bool {
+    difference.user && difference.certain && difference.job.is_some()
+}
+
+/// Records what the node is now, and gives it with what of users there is:
+/// a freshly prepared node has none.
+///
+/// # Errors
+/// It cannot be written.
+pub fn baseline(site: &Freshness, file: &Path) -> Result<(Baseline, Vec<String>), Problem> {
+    let state = read(None, site);
+    let baseline = Baseline::of(&state);
+    let users = state.things.iter().filter(|t| t.owner.is_some_and(|uid| site.is_user(uid)));
+    let users = users.map(|t| format!("{} {}", t.kind.name(), t.what)).collect();
+    record::save(file, &baseline)?;
+    Ok((baseline, users))
+}
+
+fn read(baseline: Option<&Baseline>, site: &Freshness) -> NodeState {
+    let (queues, connections) = (residue::see(c"mqueue"), residue::see(c"fusectl"));
+    NodeState::read(&Scope {
+        known: &|kind, key| baseline.is_none_or(|b| b.knows(kind, key)),
+        is_user: &|uid| site.is_user(uid),
+        directories: &site.directories,
+        queues: queues.as_ref().map(|seen| seen.path.clone()),
+        connections: connections.as_ref().map(|seen| seen.path.clone()),
+        clock: residue::clock(),
+    })
+}
+
+/// What an audit goes by.
+pub struct Asked<'a> {
+    pub base: &'a Path,
+    pub site: &'a Freshness,
+    /// Where receipts are, which tell of ended jobs.
+    pub receipts: &'a Path,
+    /// The job whose end this is.
+    pub ending: Option<&'a Ending>,
+    /// Whether a scheduler says which jobs there are; otherwise users' own
+    /// environments are jobs too.
+    pub scheduled: bool,
+    /// The user whose lock the caller holds.
+    pub held: Option<u32>,
+}
+
+/// Compares the node with its baseline, and puts right what it may.
+///
+/// # Errors
+/// The baseline is none.
+pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
+    let baseline = record::load(&asked.site.baseline)?;
+    let ranges = accounts::subordinate_owners();
+    let ranges = ranges.into_iter().map(|(r, uid)| (r.start, r.count, uid)).collect();
+    let owners = Owners { ranges };
+    let look = || {
+        let state = read(baseline.as_ref(), asked.site);
+        let jobs = jobs(asked, &state);
+        let audit = compare(&state, baseline.as_ref(), &jobs, &owners, asked.site);
+        (audit, jobs)
+    };
+    let (mut before, mut jobs) = look();
+    // A job of theirs may start meanwhile, so they are looked at again once
+    // none can; whose prolog or epilog is at work is left to that.
+    let chosen = before.differences.iter().filter(|d| d.user && (repair.clean)(d));
+    let others: BTreeSet<u32> =
+        chosen.filter_map(|d| d.owner).filter(|uid| asked.held != Some(*uid)).collect();
+    let locks: BTreeMap<u32, _> = others
+        .into_iter()
+        .filter_map(|uid| Some((uid, record::try_lock(asked.base, uid)?)))
+        .collect();
+    if !locks.is_empty() {
+        (before, jobs) = look();
+    }
+    let safe = |d: &Difference| {
+        let locked = |uid| asked.held == Some(uid) || locks.contains_key(&uid);
+        d.owner.is_some_and(locked) && (repair.clean)(d)
+    };
+    let repair = Repair { clean: &safe, ..repair };
+    let acted = put_right(&before, &jobs, &owners, repair);
+    if acted.is_empty() && !repair.drop_page_cache && !repair.compact_memory {
+        return Ok(before);
+    }
+    let (mut after, _) = look();
+    // The kernel drops a user's keys in its own time.
+    for _ in 0..20 {
+        let keys = |d: &Difference| d.kind == Kind::Keyring;
+        let slow = acted.iter().any(|(d, failed)| keys(d) && failed.is_none() && still(&after, d));
+        if !slow {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        after = look().0;
+    }
+    Ok(joined(before, after, acted))
+}
+
+/// What was tried, and why it failed.
+type Acted = Vec<(Difference, Option<String>)>;
+
+fn put_right(audit: &Audit, jobs: &Jobs, owners: &Owners, repair: Repair<'_>) -> Acted {
+    let mut acted = Acted::new();
+    let mut chosen: Vec<&Difference> = audit
+        .differences
+        .iter()
+        .filter(|d| d.user && !matches!(d.handle, Handle::None) && (repair.clean)(d))
+        .collect();
+    // Processes hold the rest; a group can go when they have gone.
+    chosen.sort_by_key(|d| match d.kind {
+        Kind::Process => 0,
+        Kind::Fuse => 1,
+        Kind::Loop => 2,
+        Kind::Cgroup => 4,
+        _ => 3,
+    });
+    let processes: Vec<(i32, u64)> = chosen
+        .iter()
+        .filter_map(|d| match d.handle {
+            Handle::Process { pid, started } => Some((pid, started)),
+            _ => None,
+        })
+        .collect();
+    let undead = residue::end(&processes);
+    for (place, difference) in chosen.into_iter().enumerate() {
+        let mine = |uid| difference.owner == Some(owners.user(uid));
+        let failed = if undead.contains(&place) {
+            Some("cannot be ended: it waits in the kernel".to_owned())
+        } else {
+            residue::remove(difference.kind, &difference.handle, &mine).err()
+        };
+        acted.push((difference.clone(), failed));
+    }
+    // They are the whole node's, and a neighbour would notice.
+    if jobs.running.is_empty() {
+        acted.extend(whole_node(audit, repair));
+    }
+    acted
+}
+
+fn whole_node(audit: &Audit, repair: Repair<'_>) -> Acted {
+    let mut acted = Acted::new();
+    if repair.reset_settings {
+        // Twice: some change others when they are written (net.ipv4.ip_forward).
+        for last in [false, true] {
+            for difference in &audit.differences {
+                if let Handle::Setting { file, value } = &difference.handle {
+                    let failed = residue::reset(file, value).err();
+                    acted.extend(last.then(|| (difference.clone(), failed)));
+                }
+            }
+        }
+    }
+    let mut of_kind = |kind, failed: Option<String>| {
+        let found = audit.differences.iter().filter(|d| d.kind == kind);
+        acted.extend(found.map(|d| (d.clone(), failed.clone())));
+    };
+    if repair.drop_page_cache {
+        of_kind(Kind::PageCache, residue::drop_page_cache().err());
+    }
+    if repair.compact_memory {
+        of_kind(Kind::Fragmentation, residue::compact_memory().err());
+    }
+    acted
+}
+
+/// Whether something is there still: the very same, or for what is measured
+/// and set, its kind and name.
+fn still(audit: &Audit, difference: &Difference) -> bool {
+    audit.differences.iter().any(|d| same(d, difference))
+}
+
+fn same(a: &Difference, b: &Difference) -> bool {
+    let measured = matches!(a.kind, Kind::PageCache | Kind::Fragmentation);
+    a.kind == b.kind
+        && match (&a.handle, &b.handle) {
+            (Handle::None, Handle::None) => measured || a.what == b.what,
+            (a, b) => a == b,
+        }
+}
+
+/// What was found before, with what has become of it, and what is new since.
+fn joined(before: Audit, after: Audit, acted: Acted) -> Audit {
+    let mut all = Vec::new();
+    let users: Vec<Option<u32>> = acted.iter().map(|(d, _)| d.owner).collect();
+    for mut difference in before.differences {
+        let tried = acted.iter().find(|(d, _)| same(d, &difference));
+        let there = still(&after, &difference);
+        difference.outcome = match tried {
+            Some((_, Some(why))) if there => Outcome::Failed(why.clone()),
+            Some((_, None)) if there => Outcome::Failed("is still there".to_owned()),
+            // A socket goes with its process.
+            Some(_) => Outcome::Cleaned,
+            None if there => Outcome::Left,
+            None if difference.user && users.contains(&difference.owner) => Outcome::Cleaned,
+            None => continue,
+        };
+        all.push(difference);
+    }
+    let new = after.differences.into_iter().filter(|d| !all.iter().any(|seen| same(seen, d)));
+    let new: Vec<Difference> = new.collect();
+    all.extend(new);
+    all.sort_by(|a, b| (a.kind, &a.what).cmp(&(b.kind, &b.what)));
+    let mut audit = Audit {
+        verdict: Verdict::Dirty,
+        differences: all,
+        of_running_jobs: after.of_running_jobs,
+        baseline: after.baseline,
+    };
+    audit.judge();
+    audit
+}
