@@ -7,6 +7,7 @@ mod common;
 mod container;
 mod crash;
 mod end;
+mod freshness;
 mod grant;
 mod help;
 mod mpi;
