@@ -13,6 +13,7 @@ use crate::common::{Ran, binary, is_root, skip};
 pub struct Node {
     holder: Child,
     pub users: u32,
+    _alone: std::sync::MutexGuard<'static, ()>,
 }
 
 /// What lies on the private /mnt.
@@ -34,6 +35,10 @@ impl Node {
             skip(test, "needs root");
             return None;
         }
+        // Control groups are the whole machine's: one test's job would be
+        // residue to the audit of another.
+        static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let users = 50_000_000 + std::process::id() % 100_000 * 100 + count % 10 * 10;
@@ -41,7 +46,7 @@ impl Node {
         command.args(["--mount", "--net", "--ipc", "sh", "-c"]);
         command.arg(format!("{PREPARE}; echo ready >/mnt/ready; exec sleep 100000"));
         command.stdin(Stdio::null()).process_group(0);
-        let node = Self { holder: command.spawn().expect("unshare"), users };
+        let node = Self { holder: command.spawn().expect("unshare"), users, _alone: alone };
         crate::common::until("the node is prepared", || {
             node.shell("test -e /mnt/ready").status.success()
         });
