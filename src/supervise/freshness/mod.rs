@@ -105,6 +105,15 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
         (audit, jobs)
     };
     let (mut before, mut jobs) = look();
+    // The kernel drops the keys of a job that has just ended in its own time.
+    for _ in 0..20 {
+        let keys = |d: &Difference| d.kind == Kind::Keyring && d.owner.is_some();
+        if !before.differences.iter().any(|d| keys(d) && d.owner == asked.held) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        (before, jobs) = look();
+    }
     // A job of theirs may start meanwhile, so they are looked at again once
     // none can; whose prolog or epilog is at work is left to that.
     let chosen = before.differences.iter().filter(|d| d.user && (repair.clean)(d));
