@@ -16,6 +16,7 @@ pub mod listener;
 pub mod making;
 pub mod monitor;
 pub mod protocol;
+mod provisions;
 pub mod proxy;
 pub mod ps;
 pub mod scheduler;

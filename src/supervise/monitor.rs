@@ -12,18 +12,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::protocol::{self, Entry, Parting, Reply, Request};
-use super::{groups, init, stage, steps, views};
+use super::provisions::{self, Viewer};
+use super::{groups, init, stage, steps};
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, accept, receive_with};
-use crate::kernel::inside::{self, Views};
 use crate::kernel::launch::{Born, Extra, Failure, launch};
 use crate::kernel::sys::{self, Forked};
 use crate::kernel::timings::{self, Stage};
 use crate::kernel::{channel, failure};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
-use crate::plan::inside::Inside;
-use crate::policy::spec::{Fixture, Kind};
+use crate::policy::spec::Kind;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
 use crate::record::process::ProcessName;
@@ -55,9 +54,6 @@ struct Client {
     uid: u32,
     joined: bool,
 }
-
-/// Process and connection of whoever answers for the views.
-type Viewer = (i32, OwnedFd);
 
 struct Monitor {
     orders: Orders,
@@ -187,10 +183,8 @@ impl Monitor {
         timings::done(Stage::Groups);
         // A caller who may make no groups goes on without.
         orders.record.cgroup = orders.plan.cgroup.clone();
-        let made = devices_of(&orders.plan)
-            .and_then(|devices| views_of(&orders.plan).map(|views| (devices, views)));
-        let (devices, (views, viewer)) = match made {
-            Ok(made) => made,
+        let provided = match provisions::of(&orders.plan) {
+            Ok(provided) => provided,
             Err(problem) => return Err(undo(&orders, vec![problem])),
         };
         let extra = Extra {
@@ -199,8 +193,8 @@ impl Monitor {
             mask: SigSet::empty(),
             die_with_parent: false,
             entering: false,
-            devices: devices.as_ref(),
-            views: views.as_ref(),
+            devices: provided.devices.as_ref(),
+            views: provided.views.as_ref(),
             init: Some(&init::main),
         };
         let refuse = |plan: &Plan, f: &Failure| {
@@ -210,11 +204,11 @@ impl Monitor {
         let born = match launch(&orders.plan, &doors, &extra) {
             Ok(born) => born,
             Err(f) => {
-                end_views(viewer);
+                provisions::end(provided.viewer());
                 return Err(undo(&orders, refuse(&orders.plan, &f)));
             }
         };
-        let viewer = viewer.zip(views.map(|v| v.server));
+        let viewer = provided.viewer();
         orders.record.init = ProcessName::of(born.pid);
         let raised = Self::receive_namespaces(&born)
             .map_err(|f| refuse(&orders.plan, &f))
@@ -245,7 +239,7 @@ impl Monitor {
             Err(problems) => {
                 let _ = sys::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
                 let _ = super::proxy::exit_code(born.pid);
-                end_views(viewer.map(|v| v.0));
+                provisions::end(viewer);
                 Err(undo(&orders, problems))
             }
         }
@@ -423,9 +417,8 @@ impl Monitor {
     /// Hands a listener to whoever answers for the views. With nobody there it
     /// is closed, and the calls fail as on a kernel without them.
     fn answer_calls(&self, listeners: &[OwnedFd]) {
-        if let Some((_, to)) = &self.viewer {
-            let numbers: Vec<i32> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
-            let _ = channel::send_with(to, b"l", &numbers);
+        if let Some(viewer) = &self.viewer {
+            viewer.take(listeners);
         }
     }
 
@@ -519,52 +512,11 @@ impl Monitor {
         // The kernel ends every process of the pid namespace before its init
         // is gone (pid_namespaces(7)).
         let _ = super::proxy::exit_code(self.born.pid);
-        end_views(self.viewer.map(|v| v.0));
+        provisions::end(self.viewer);
         self.namespaces.clear();
         drop((self.listener, self.doors, self.user_doors));
         stage::take_back(&self.orders.jobs, &self.orders.record);
         drop(self.waiting);
-    }
-}
-
-/// The devices that root makes for the environment, if the plan has any.
-fn devices_of(plan: &Plan) -> Result<Option<OwnedFd>, Problem> {
-    let found = plan.inside.iter().find_map(|step| match step {
-        Inside::Put(Fixture::Devices { devices, owner, .. }) => Some((devices, *owner)),
-        _ => None,
-    });
-    let made = found.map(|(devices, owner)| inside::devices_of_root(devices, owner)).transpose();
-    made.map_err(|f| {
-        Problem::kernel(format!("the environment's devices: {}: {}", f.call, f.errno.desc()))
-            .hint("a devices control group around denovo may refuse mknod: allow \"c *:* m\" there")
-    })
-}
-
-/// Starts the process that answers for the views, if the plan has any.
-fn views_of(plan: &Plan) -> Result<(Option<Views>, Option<i32>), Problem> {
-    let wanted = |step: &Inside| matches!(step, Inside::Put(Fixture::Views { .. }));
-    if !plan.inside.iter().any(wanted) {
-        return Ok((None, None));
-    }
-    let failed = |call: &str, errno: Errno| {
-        Problem::kernel(format!("the job's own view of the machine: {call}: {}", errno.desc()))
-    };
-    let (from, server) = Channel::pair().map_err(|e| failed("socketpair", e))?;
-    // The first process is in a user namespace, where no device is made.
-    let device = (nix::unistd::geteuid().is_root() && plan.launch.owner.is_some())
-        .then(inside::fuse_device)
-        .transpose()
-        .map_err(|fault| failed(fault.call, fault.errno))?;
-    let pid = views::serve(from.as_owned(), &plan.cgroup).map_err(|e| failed("clone3", e))?;
-    Ok((Some(Views { server: server.into_owned(), device }), Some(pid)))
-}
-
-/// Its mount is gone; a process that waits in it still is not waited for.
-fn end_views(viewer: Option<i32>) {
-    if let Some(pid) = viewer {
-        let pid = nix::unistd::Pid::from_raw(pid);
-        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
-        let _ = nix::sys::wait::waitpid(pid, None);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::share::Memory;
+use super::counters::Memory;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;

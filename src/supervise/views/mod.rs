@@ -5,6 +5,7 @@
 //! FUSE. It ends with the mount and with the monitor; when it dies before,
 //! reading these files fails (ENOTCONN) and the job goes on.
 
+mod counters;
 mod kept;
 mod memory;
 mod processor;

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::share::{CpuTime, DeviceUse, Tasks};
+use super::counters::DeviceUse;
+use super::share::{CpuTime, Tasks};
 
 /// Ticks of /proc/stat in a second (time(7), USER_HZ).
 const HZ: u64 = 100;
