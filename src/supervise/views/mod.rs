@@ -60,7 +60,9 @@ fn main(from: &OwnedFd, groups: &CgroupPlan) -> i32 {
     let _ = sys::set_process_name(c"denovo-views");
     sys::set_command_line(b"denovo views");
     let fd = from.as_raw_fd() as u32;
-    let _ = sys::close_range(3, fd.saturating_sub(1).max(3));
+    if fd > 3 {
+        let _ = sys::close_range(3, fd - 1);
+    }
     let _ = sys::close_range(fd + 1, u32::MAX);
     let mut buffer = [0u8; 8];
     let Ok((_, fds)) = receive_with(from, &mut buffer) else { return 1 };
