@@ -58,7 +58,7 @@ impl Node {
         let text = format!(
             "[scheduler]\nreceipts = \"/mnt/receipts\"\n{key}scontrol = \"/mnt/scontrol\"\n\
              [freshness]\nbaseline = \"/mnt/baseline.json\"\nusers = [\"{first}-{last}\"]\n\
-             tolerance = [\"system\", \"cache\", \"memory\", \"page-cache\", \"fragmentation\", \"hardware\", \"gpu\", \"unseen\"]\n{more}\n"
+             tolerance = [\"system\", \"cache\", \"memory\", \"page-cache\", \"fragmentation\", \"hardware\", \"gpu\", \"unseen\", \"setting\", \"loop\", \"clock\"]\n{more}\n"
         );
         self.write(SITE, &text);
         self.write("/mnt/scontrol", "#!/bin/sh\necho \"$@\" >>/mnt/drained\n");
