@@ -158,6 +158,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // The one thing that would outlive these namespaces.
+        let _ = self.shell("losetup -j /tmp/disk | cut -d: -f1 | xargs -r losetup -d");
         // Whatever of this test's users still runs.
         for user in self.users..self.users + 10 {
             for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
