@@ -63,7 +63,7 @@ impl Node {
         let text = format!(
             "[scheduler]\nreceipts = \"/mnt/receipts\"\n{key}scontrol = \"/mnt/scontrol\"\n\
              [freshness]\nbaseline = \"/mnt/baseline.json\"\nusers = [\"{first}-{last}\"]\n\
-             tolerance = [\"system\", \"cache\", \"memory\", \"page-cache\", \"fragmentation\", \"hardware\", \"gpu\", \"unseen\"]\n{more}\n"
+             tolerance = [\"system\", \"cache\", \"memory\", \"page-cache\", \"fragmentation\", \"hardware\", \"gpu\", \"unseen\", \"setting\", \"loop\", \"clock\"]\n{more}\n"
         );
         self.write(SITE, &text);
         self.write("/mnt/scontrol", "#!/bin/sh\necho \"$@\" >>/mnt/drained\n");
@@ -163,6 +163,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // The one thing that would outlive these namespaces.
+        let _ = self.shell("losetup -j /tmp/disk | cut -d: -f1 | xargs -r losetup -d");
         // Whatever of this test's users still runs.
         for user in self.users..self.users + 10 {
             for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -6,9 +6,10 @@ mod scheduler;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::host::accounts;
-use crate::host::node::{Handle, Kind, NodeState, Scope};
+use crate::host::node::{Handle, Kind, NodeState, Scope, keys};
 use crate::kernel::residue;
 use crate::policy::freshness::{
     Audit, Baseline, Difference, Jobs, Outcome, Owners, Verdict, compare,
@@ -105,13 +106,7 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
         (audit, jobs)
     };
     let (mut before, mut jobs) = look();
-    // The kernel drops the keys of a job that has just ended in its own time.
-    for _ in 0..20 {
-        let keys = |d: &Difference| d.kind == Kind::Keyring && d.owner.is_some();
-        if !before.differences.iter().any(|d| keys(d) && d.owner == asked.held) {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(25));
+    if asked.ending.is_some() && keys_go(&before) {
         (before, jobs) = look();
     }
     // A job of theirs may start meanwhile, so they are looked at again once
@@ -143,10 +138,26 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
         if !slow {
             break;
         }
-        std::thread::sleep(std::time::Duration::from_millis(25));
+        std::thread::sleep(Duration::from_millis(25));
         after = look().0;
     }
     Ok(joined(before, after, acted))
+}
+
+/// How long the keys of a session may take to go with their last process.
+const KEYS_GO: Duration = Duration::from_millis(100);
+
+/// Waits for keyrings of an environment that has just ended: the kernel drops
+/// them in its own time. Tells whether any has gone.
+fn keys_go(audit: &Audit) -> bool {
+    let keyrings = audit.differences.iter().filter(|d| d.user && d.kind == Kind::Keyring);
+    let uids: Vec<Option<u32>> = keyrings.map(|d| d.owner).collect();
+    let left = || keys().iter().filter(|thing| uids.contains(&thing.owner)).count();
+    let until = Instant::now() + KEYS_GO;
+    while left() == uids.len() && Instant::now() < until && !uids.is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    left() < uids.len()
 }
 
 /// What was tried, and why it failed.
