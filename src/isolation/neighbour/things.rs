@@ -18,7 +18,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 
 use super::{Look, Marks};
-use crate::isolation::read::PORTS;
+use crate::isolation::read::ports;
 use crate::kernel::sys::probe::{self, SystemV};
 
 /// Bytes of each of its large files.
@@ -63,7 +63,7 @@ impl Held {
             }
             self.keep(Some(listener));
         }
-        for port in PORTS.step_by(4) {
+        for port in ports(look).step_by(4) {
             if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
                 mark(marks, "ports_taken", format!(":{port}"));
                 self.keep(Some(listener));

@@ -72,6 +72,7 @@ pub const CHANNELS: &[Channel] = &[
     Channel::new("load_lastpid", "/proc/loadavg f5", "forks", |_| {
         number(word_number(&text("/proc/loadavg")?, 4)?)
     })
+    .within(50.0)
     .rate(150.0),
     // It is another each time: the mean of some.
     Channel::new("procs_running", "/proc/stat", "load", |_| {

@@ -17,7 +17,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::channel::{Channel, Look, Reading};
-pub use net::PORTS;
+pub use net::ports;
 
 /// Every channel, in the order of a report.
 pub fn channels() -> impl Iterator<Item = &'static Channel> {

@@ -4,10 +4,15 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::{Channel, Reading, each, lines_after, names, number, text, value, word};
+use super::{Channel, Look, Reading, each, lines_after, names, number, text, value, word};
 
-/// Ports that the neighbour takes some of.
-pub const PORTS: std::ops::Range<u16> = 27_016..27_048;
+/// Ports that the neighbour takes some of: its own, by its tag, so that checks
+/// at the same time do not take each other's.
+pub fn ports(look: &Look) -> std::ops::Range<u16> {
+    let number = look.tag.bytes().fold(0u32, |n, byte| n.wrapping_mul(31) + u32::from(byte));
+    let first = 20_000 + (number % 300) as u16 * 32;
+    first..first + 32
+}
 
 pub const CHANNELS: &[Channel] = &[
     Channel::new("net_mac", "/sys/class/net/*/address", "host identity", |_| {
@@ -66,12 +71,12 @@ pub const CHANNELS: &[Channel] = &[
     })
     .within(5.0)
     .rate(40.0),
-    Channel::new("ports_taken", "bind() 127.0.0.1", "services", |_| {
+    Channel::new("ports_taken", "bind() 127.0.0.1", "services", |look| {
         let taken = |port: &u16| {
             let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, *port));
             bound.is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
         };
-        Some(Reading::List(PORTS.filter(taken).map(|port| format!(":{port}")).collect()))
+        Some(Reading::List(ports(look).filter(taken).map(|port| format!(":{port}")).collect()))
     })
     .marked(),
     Channel::new("vsock", "socket(AF_VSOCK)", "not namespaced", |_| {

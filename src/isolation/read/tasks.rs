@@ -7,11 +7,14 @@ use super::{Channel, Look, Reading, lines_after, names, number, text, word};
 use crate::kernel::sys::{self, Forked};
 
 pub const CHANNELS: &[Channel] = &[
-    Channel::new("procs", "/proc/PID", "tasks", |_| number(pids().len() as f64)).level(40.0),
+    Channel::new("procs", "/proc/PID", "tasks", |_| number(pids().len() as f64))
+        .within(2.0)
+        .level(40.0),
     Channel::new("comms", "/proc/PID/comm", "task names", |look| marked("comm", look)).marked(),
     Channel::new("environs", "/proc/PID/environ", "secrets", |look| marked("environ", look))
         .marked(),
     Channel::new("last_pid", "$$", "forks since boot", |_| number(f64::from(next_pid()?)))
+        .within(50.0)
         .rate(150.0),
     Channel::new("si_procs", "sysinfo(2) procs", "task count", |_| {
         number(f64::from(rustix::system::sysinfo().procs))
