@@ -2,11 +2,14 @@
 //! and its own processes.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::dir::Dir;
 use nix::time::{ClockId, clock_gettime};
 
 use super::counters::{
@@ -14,7 +17,9 @@ use super::counters::{
 };
 use super::kept::Kept;
 use crate::host::cpulist::parse_list;
+use crate::kernel::procfs;
 use crate::plan::cgroup::{CgroupPlan, Group, Version};
+use crate::policy::text::CText;
 
 /// Tasks looked at, at most, to tell who runs and who waits: about 10 µs each.
 const MOST_TASKS: usize = 1024;
@@ -102,10 +107,25 @@ impl Share {
         share
     }
 
-    /// A file below the environment's own /proc.
+    /// Opens what is below the environment's own /proc: whoever may mount
+    /// inside could put anything over it, and this process may be root's.
+    fn open(&self, path: &str, flags: i32) -> Option<OwnedFd> {
+        let path = CText::lossy(path);
+        procfs::open(self.proc.as_fd(), path.as_c_str(), libc::O_RDONLY | flags, "open").ok()
+    }
+
+    /// A file there.
     fn own(&self, path: &str) -> Option<String> {
-        let text = std::fs::read(format!("/proc/self/fd/{}/{path}", self.proc.as_raw_fd())).ok()?;
+        let mut text = Vec::new();
+        File::from(self.open(path, 0)?).read_to_end(&mut text).ok()?;
         Some(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The entries of a directory there that are numbers.
+    fn numbers(&self, path: &str) -> Vec<u32> {
+        let directory = self.open(path, libc::O_DIRECTORY).and_then(|fd| Dir::from_fd(fd).ok());
+        let entries = directory.into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().to_str().ok()?.parse().ok()).collect()
     }
 
     /// Where the job is counted: the environment's group, or the scheduler's
@@ -122,8 +142,7 @@ impl Share {
         if let Some((_, text)) = seen.as_ref().filter(|(at, _)| at.elapsed() < STAYS) {
             return text.clone();
         }
-        let base = format!("/proc/self/fd/{}", self.proc.as_raw_fd());
-        let someone = numbers_in(&base).filter(|pid| *pid > 1).min();
+        let someone = self.numbers(".").into_iter().filter(|pid| *pid > 1).min();
         let text = someone.and_then(|pid| self.own(&format!("{pid}/cgroup"))).unwrap_or_default();
         *seen = Some((Instant::now(), text.clone()));
         text
@@ -197,16 +216,15 @@ impl Share {
     /// `threads`: look at every thread, not only at each process.
     pub fn tasks(&self, threads: bool) -> Tasks {
         let mut tasks = Tasks::default();
-        let base = format!("/proc/self/fd/{}", self.proc.as_raw_fd());
         let mut left = MOST_TASKS;
-        for pid in numbers_in(&base) {
+        for pid in self.numbers(".") {
             let Some(stat) = self.own(&format!("{pid}/stat")) else { continue };
             let Some(seen) = Stat::parse(&stat) else { continue };
             tasks.add(&seen);
             left = left.saturating_sub(1);
             if threads && seen.threads > 1 && left > 0 {
-                let own = format!("{base}/{pid}/task");
-                for tid in numbers_in(&own).filter(|tid| *tid != pid).take(left) {
+                let own = self.numbers(&format!("{pid}/task"));
+                for tid in own.into_iter().filter(|tid| *tid != pid).take(left) {
                     let stat = self.own(&format!("{pid}/task/{tid}/stat"));
                     if let Some(seen) = stat.as_deref().and_then(Stat::parse) {
                         tasks.count_state(seen.state);
@@ -310,11 +328,6 @@ impl Tasks {
         self.running += u64::from(state == b'R');
         self.blocked += u64::from(state == b'D');
     }
-}
-
-fn numbers_in(path: &str) -> impl Iterator<Item = u32> {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
 /// The offset of the boot clock in /proc/PID/timens_offsets, in nanoseconds.
