@@ -17,11 +17,17 @@ pub struct Node {
 }
 
 /// What lies on the private /mnt.
+const DENOVO: &str = "/mnt/denovo";
 const SITE: &str = "/mnt/site.toml";
 
 const PREPARE: &str = "set -e
     mount --make-rprivate /
-    for dir in /mnt /tmp /var/tmp /dev/shm /run/lock /run/user /var/spool /var/lib/systemd /media; do
+    mount -t tmpfs -o mode=1777 node /mnt
+    # Both may be in a directory that is covered below.
+    touch /mnt/denovo /mnt/planter
+    mount --bind $DENOVO /mnt/denovo
+    mount --bind $PLANTER /mnt/planter
+    for dir in /tmp /var/tmp /dev/shm /run/lock /run/user /var/spool /var/lib/systemd /media; do
         mkdir -p $dir && mount -t tmpfs -o mode=1777 node $dir
     done
     mkdir -p /var/spool/cron/crontabs /var/spool/at /var/lib/systemd/linger /var/lib/systemd/coredump
@@ -45,6 +51,8 @@ impl Node {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--net", "--ipc", "sh", "-c"]);
         command.arg(format!("{PREPARE}; echo ready >/mnt/ready; exec sleep 100000"));
+        command.env("DENOVO", binary(false));
+        command.env("PLANTER", std::env::current_exe().expect("the test's own file"));
         command.stdin(Stdio::null()).process_group(0);
         let node = Self { holder: command.spawn().expect("unshare"), users, _alone: alone };
         crate::common::until("the node is prepared", || {
@@ -109,15 +117,14 @@ impl Node {
 
     /// One of the plants that takes system calls, as a user.
     pub fn plant(&self, uid: u32, what: &str) -> Ran {
-        let own = std::env::current_exe().expect("the test's own file");
-        let mut command = self.inside(&own);
+        let mut command = self.inside("/mnt/planter".as_ref());
         command.args(["--exact", "plant::planter", "--nocapture"]);
         command.env("PLANT", what).env("PLANT_UID", uid.to_string());
         Self::finish(command)
     }
 
     pub fn denovo(&self, args: &[&str]) -> Ran {
-        let mut command = self.inside(&binary(false));
+        let mut command = self.inside(DENOVO.as_ref());
         command.args(["--root", "/mnt/state"]).args(args);
         Self::finish(command)
     }
@@ -136,7 +143,7 @@ impl Node {
     /// `prolog` or `epilog` as Slurm calls it; the job has no environment
     /// unless `environment`.
     pub fn slurm(&self, verb: &str, job: u32, uid: u32, environment: bool) -> Ran {
-        let mut command = self.inside(&binary(false));
+        let mut command = self.inside(DENOVO.as_ref());
         command.args(["--root", "/mnt/state", verb]);
         for (name, value) in [
             ("SLURM_JOB_ID", job.to_string()),
