@@ -27,6 +27,8 @@ const PREPARE: &str = "set -e
     touch /mnt/denovo /mnt/planter
     mount --bind $DENOVO /mnt/denovo
     mount --bind $PLANTER /mnt/planter
+    mkdir /mnt/disk
+    mount --bind $DISK /mnt/disk
     for dir in /tmp /var/tmp /dev/shm /run/lock /run/user /var/spool /var/lib/systemd /media; do
         mkdir -p $dir && mount -t tmpfs -o mode=1777 node $dir
     done
@@ -53,6 +55,7 @@ impl Node {
         command.arg(format!("{PREPARE}; echo ready >/mnt/ready; exec sleep 100000"));
         command.env("DENOVO", binary(false));
         command.env("PLANTER", std::env::current_exe().expect("the test's own file"));
+        command.env("DISK", env!("CARGO_TARGET_TMPDIR"));
         command.stdin(Stdio::null()).process_group(0);
         let node = Self { holder: command.spawn().expect("unshare"), users, _alone: alone };
         crate::common::until("the node is prepared", || {

@@ -310,12 +310,12 @@ fn a_baseline_has_the_kernel_s_settings_and_is_written_in_one_form() {
 #[test]
 fn what_files_left_in_memory_is_forgotten() {
     let Some(node) = Node::new("what_files_left_in_memory_is_forgotten") else { return };
-    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("page-cache-{}", std::process::id()));
+    let name = format!("page-cache-{}", std::process::id());
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
     std::fs::write(&file, vec![1; 4 << 20]).unwrap();
     node.ok("sync");
     let resident =
-        || node.ok(&format!("fincore --noheadings --bytes --output RES {}", file.display()));
+        || node.ok(&format!("fincore --noheadings --bytes --output RES /mnt/disk/{name}"));
     let before = resident();
     node.baseline();
     node.denovo(&["node", "audit", "--drop-page-cache", "--compact-memory"]);

@@ -92,6 +92,8 @@ pub fn find(registry: &str, repository: &str) -> Result<Option<Credential>, Prob
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            // Podman, run by root, closes /run/containers to everybody else.
+            Err(_) if out_of_sight(&path) => continue,
             Err(e) => return Err(wrong(&path, &e.to_string())),
         };
         let file = serde_json::from_str::<AuthFile>(&text)
@@ -101,6 +103,14 @@ pub fn find(registry: &str, repository: &str) -> Result<Option<Credential>, Prob
         }
     }
     Ok(None)
+}
+
+/// Whether nothing of this user's can be there: a directory on the way cannot
+/// be entered, and nobody has named the file.
+fn out_of_sight(path: &Path) -> bool {
+    let denied = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+    std::env::var_os("REGISTRY_AUTH_FILE").is_none()
+        && path.symlink_metadata().err().is_some_and(denied)
 }
 
 fn wrong(path: &Path, why: &str) -> Problem {
