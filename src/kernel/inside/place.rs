@@ -144,7 +144,7 @@ impl Child<'_> {
             // cgroup2 onto the node's that came with its /sys. The attributes
             // follow below.
             Err(Errno::EBUSY) if data.is_none() => {
-                let new = sys::detached(fstype.as_c_str(), &[]).named("mount")?;
+                let new = sys::detached(fstype.as_c_str(), &[], 0).named("mount")?;
                 sys::attach(new.as_fd(), target.as_fd()).named("move_mount")?;
             }
             result => result.named("mount")?,
@@ -460,15 +460,14 @@ pub fn devices_of_root(devices: &[Device], (uid, gid): (u32, u32)) -> Result<Own
         (c"uid", uid.text()),
         (c"gid", gid.text()),
     ];
-    let made = sys::detached(c"tmpfs", &options).named("mount of a tmpfs")?;
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    let made = sys::detached(c"tmpfs", &options, attributes).named("mount of a tmpfs")?;
     for device in devices {
         let path = device.path.as_bytes();
         let start = path.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
         let name = CText::lossy(&path[start..]);
         make_node(&made, name.as_c_str(), device)?;
     }
-    let flags = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    sys::mount_setattr(made.as_fd(), flags, 0, false).named("mount_setattr")?;
     Ok(made)
 }
 

@@ -34,7 +34,7 @@ pub fn usable() -> bool {
 /// # Errors
 /// What of mount and mknod was refused.
 pub fn device() -> Result<OwnedFd, Fault> {
-    let place = sys::detached(c"tmpfs", &[]).named("mount of a tmpfs")?;
+    let place = sys::detached(c"tmpfs", &[], 0).named("mount of a tmpfs")?;
     let number = nix::sys::stat::makedev(10, 229);
     sys::mknodat(place.as_fd(), c"fuse", libc::S_IFCHR | 0o666, number).named("mknod")?;
     files::chmod_at(place.as_fd(), c"fuse", 0o666).named("chmod")?;

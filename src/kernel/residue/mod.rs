@@ -27,7 +27,7 @@ pub struct Seen {
 
 /// mqueue or fusectl, whether or not the node has it mounted.
 pub fn see(kind: &std::ffi::CStr) -> Option<Seen> {
-    let mount = sys::detached(kind, &[]).ok()?;
+    let mount = sys::detached(kind, &[], 0).ok()?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", super::files::number(&mount)));
     Some(Seen { _mount: mount, path })
 }

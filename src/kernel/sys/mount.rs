@@ -45,11 +45,15 @@ pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// fsopen(2), fsconfig(2) and fsmount(2): a file system with `options`, each
-/// a name and a value, mounted nowhere yet.
+/// a name and a value, mounted nowhere yet, with `attributes` (`MOUNT_ATTR_*`).
 ///
 /// # Errors
 /// As these calls.
-pub fn detached(fstype: &CStr, options: &[(&CStr, &CStr)]) -> Result<OwnedFd, Errno> {
+pub fn detached(
+    fstype: &CStr,
+    options: &[(&CStr, &CStr)],
+    attributes: u64,
+) -> Result<OwnedFd, Errno> {
     // linux/mount.h; libc lacks it.
     const FSCONFIG_SET_STRING: libc::c_uint = 1;
     const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
@@ -71,7 +75,7 @@ pub fn detached(fstype: &CStr, options: &[(&CStr, &CStr)]) -> Result<OwnedFd, Er
     };
     Errno::result(rc)?;
     // SAFETY: numbers only.
-    owned(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), CLOEXEC, 0) })
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), CLOEXEC, attributes) })
 }
 
 #[repr(C)]
