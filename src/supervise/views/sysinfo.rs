@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::tree::Tree;
 use crate::kernel::channel::receive_with;
+use crate::kernel::sys;
 
 /// What sysinfo(2) says, in bytes but for the loads and the number of tasks.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,11 +60,20 @@ impl SystemInfo {
 /// closed.
 pub fn answer(tree: &'static Tree, from: &OwnedFd) {
     let mut listeners: Vec<OwnedFd> = Vec::new();
+    // What an answer brought into memory goes again when it has been quiet.
+    let quiet = PollTimeout::from(1000u16);
+    let mut grown = true;
     loop {
         let mut fds = vec![PollFd::new(from.as_fd(), PollFlags::POLLIN)];
         fds.extend(listeners.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-        if poll(&mut fds, PollTimeout::NONE).is_err() {
-            continue;
+        match poll(&mut fds, if grown { quiet } else { PollTimeout::NONE }) {
+            Ok(0) => {
+                grown = false;
+                sys::shrink();
+                continue;
+            }
+            Ok(_) => grown = true,
+            Err(_) => continue,
         }
         let ready: Vec<PollFlags> =
             fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
