@@ -52,8 +52,7 @@ impl Tasks {
             for _ in 0..SIGNALS {
                 let _ = probe::queue_to_self(signal);
             }
-            let _ = probe::touch_memory(MEMORY, true);
-            sleep_with(probe::asynchronous_io(64));
+            sleep_with((touched(MEMORY), probe::asynchronous_io(64)));
         });
         tasks
     }
@@ -100,7 +99,14 @@ pub fn work() {
         }
     }
     let _ = take_turns();
-    let _ = probe::touch_memory(TOUCHED, false);
+    drop(touched(TOUCHED));
+}
+
+/// Fresh memory, each page of it written to.
+fn touched(bytes: usize) -> Vec<u8> {
+    let mut memory = vec![0; bytes];
+    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    std::hint::black_box(memory)
 }
 
 /// A byte goes to a child and back.

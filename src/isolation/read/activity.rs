@@ -135,7 +135,7 @@ pub const CHANNELS: &[Channel] = &[
     })
     .within(1e6),
     Channel::new("si_load", "sysinfo(2) loads", "load", |_| {
-        number(rustix::system::sysinfo().loads[0] as f64 / 65536.0)
+        number(crate::kernel::sys::probe::system_info().ok()?.loads[0] as f64 / 65536.0)
     })
     .within(0.01)
     .level(0.5),

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Channel, Reading, number, text, value, word_number};
-use crate::kernel::sys::probe;
+use crate::kernel::sys::{left, probe};
 
 /// Seconds between two looks that follow each other.
 const NEAR: f64 = 3.0;
@@ -30,7 +30,7 @@ pub const CHANNELS: &[Channel] = &[
     })
     .within(1000.0),
     Channel::new("si_uptime", "sysinfo(2)", "host age", |_| {
-        number(rustix::system::sysinfo().uptime as f64)
+        number(probe::system_info().ok()?.uptime as f64)
     })
     .within(NEAR),
     Channel::new("clock_mono", "clock_gettime MONOTONIC", "host age", |_| {
@@ -53,7 +53,7 @@ pub const CHANNELS: &[Channel] = &[
     })
     .same(),
     Channel::new("adjtimex", "adjtimex freq", "host identity", |_| {
-        number(probe::clock_frequency().ok()? as f64)
+        number(left::timex().ok()?.freq as f64)
     })
     .same(),
 ];

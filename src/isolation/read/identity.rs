@@ -59,7 +59,7 @@ pub const CHANNELS: &[Channel] = &[
     })
     .same(),
     Channel::new("si_totalram", "sysinfo(2)", "host size", |_| {
-        let info = rustix::system::sysinfo();
+        let info = crate::kernel::sys::probe::system_info().ok()?;
         number(info.totalram as f64 * f64::from(info.mem_unit))
     })
     .same(),

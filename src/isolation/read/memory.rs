@@ -78,13 +78,13 @@ pub const CHANNELS: &[Channel] = &[
     .within(500.0)
     .rate(10_000.0),
     Channel::new("si_freeram", "sysinfo(2)", "neighbour memory", |_| {
-        let info = rustix::system::sysinfo();
+        let info = crate::kernel::sys::probe::system_info().ok()?;
         number(info.freeram as f64 * f64::from(info.mem_unit) / 1024.0)
     })
     .within(NEAR)
     .level(MOVED),
     Channel::new("si_sharedram", "sysinfo(2)", "neighbour shm", |_| {
-        let info = rustix::system::sysinfo();
+        let info = crate::kernel::sys::probe::system_info().ok()?;
         number(info.sharedram as f64 * f64::from(info.mem_unit) / 1024.0)
     })
     .within(2000.0)

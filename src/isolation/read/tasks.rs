@@ -17,7 +17,7 @@ pub const CHANNELS: &[Channel] = &[
         .within(50.0)
         .rate(150.0),
     Channel::new("si_procs", "sysinfo(2) procs", "task count", |_| {
-        number(f64::from(rustix::system::sysinfo().procs))
+        number(f64::from(crate::kernel::sys::probe::system_info().ok()?.procs))
     })
     .within(8.0)
     .level(40.0),

@@ -43,7 +43,7 @@ pub fn loop_clear(device: BorrowedFd<'_>) -> Result<(), Errno> {
 /// # Errors
 /// As keyctl(2).
 pub fn keyctl(operation: u32, a: i64, b: i64) -> Result<i64, Errno> {
-    // SAFETY: the operations used here (get, clear, invalidate) take no pointers.
+    // SAFETY: the operations used here (get, clear, unlink, invalidate) take no pointers.
     Errno::result(unsafe { libc::syscall(libc::SYS_keyctl, operation, a, b, 0, 0) })
 }
 
@@ -53,13 +53,21 @@ pub fn keyctl(operation: u32, a: i64, b: i64) -> Result<i64, Errno> {
 /// # Errors
 /// As adjtimex(2).
 pub fn clock() -> Result<(i64, bool), Errno> {
-    let mut timex = std::mem::MaybeUninit::<libc::timex>::zeroed();
-    // SAFETY: all zeros are a valid timex, and the call writes only that.
-    let timex = unsafe {
-        Errno::result(libc::adjtimex(timex.as_mut_ptr()))?;
-        timex.assume_init()
-    };
+    let timex = timex()?;
     let nanoseconds = timex.status & libc::STA_NANO != 0;
     let offset = if nanoseconds { timex.offset / 1000 } else { timex.offset };
     Ok((offset, timex.status & libc::STA_UNSYNC == 0))
+}
+
+/// The state of the clock (adjtimex(2), which changes nothing with `modes` 0).
+///
+/// # Errors
+/// As adjtimex(2).
+pub fn timex() -> Result<libc::timex, Errno> {
+    let mut timex = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: all zeros are a valid timex, and the call writes only that.
+    unsafe {
+        Errno::result(libc::adjtimex(timex.as_mut_ptr()))?;
+        Ok(timex.assume_init())
+    }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::owned;
+use super::{left, owned};
 
 /// The kernel's log as far as syslog(2) shows it (`SYSLOG_ACTION_READ_ALL`).
 ///
@@ -22,20 +22,18 @@ pub fn kernel_log() -> Result<Vec<u8>, Errno> {
     Ok(buffer)
 }
 
-/// The frequency correction of the clock, in parts per million × 65536
-/// (adjtimex(2)).
+/// The figures of the machine (sysinfo(2)). rustix has this call, but takes it
+/// for one that cannot fail: a filter may refuse it.
 ///
 /// # Errors
-/// As adjtimex(2).
-pub fn clock_frequency() -> Result<i64, Errno> {
-    let mut state = std::mem::MaybeUninit::<libc::timex>::zeroed();
-    // SAFETY: all zeros are a valid timex, with no mode set the call only
-    // fills it in.
-    let state = unsafe {
-        Errno::result(libc::adjtimex(state.as_mut_ptr()))?;
-        state.assume_init()
-    };
-    Ok(state.freq)
+/// As the filter says.
+pub fn system_info() -> Result<libc::sysinfo, Errno> {
+    let mut info = std::mem::MaybeUninit::<libc::sysinfo>::zeroed();
+    // SAFETY: all zeros are a valid sysinfo, and the call writes only that.
+    unsafe {
+        Errno::result(libc::sysinfo(info.as_mut_ptr()))?;
+        Ok(info.assume_init())
+    }
 }
 
 /// Opens a counter of page faults of every process on CPU 0 (perf_event_open(2)).
@@ -141,9 +139,7 @@ pub fn add_user_key(name: &CStr) -> Result<i32, Errno> {
 /// As keyctl(2).
 pub fn unlink_user_key(id: i32) -> Result<(), Errno> {
     const UNLINK: u32 = 9;
-    // SAFETY: no pointers.
-    let rc = unsafe { libc::syscall(libc::SYS_keyctl, UNLINK, id, USER_KEYRING) };
-    Errno::result(rc).map(drop)
+    left::keyctl(UNLINK, i64::from(id), i64::from(USER_KEYRING)).map(drop)
 }
 
 /// A place for `events` asynchronous reads (io_setup(2)); it goes with the
@@ -205,41 +201,9 @@ pub fn system_v(key: i32, bytes: usize) -> Result<SystemV, Errno> {
 impl SystemV {
     /// Removes all three.
     pub fn remove(&self) {
-        // SAFETY: IPC_RMID uses no buffer; an id of -1 is refused.
-        unsafe {
-            libc::shmctl(self.shm, libc::IPC_RMID, std::ptr::null_mut());
-            libc::semctl(self.sem, 0, libc::IPC_RMID);
-            libc::msgctl(self.msg, libc::IPC_RMID, std::ptr::null_mut());
-        }
+        // What could not be made has the id -1, which is refused.
+        let _ = left::shm_remove(self.shm);
+        let _ = left::sem_remove(self.sem);
+        let _ = left::msg_remove(self.msg);
     }
-}
-
-/// Maps `bytes` of fresh memory, writes one byte to each page, lets go of it
-/// unless it is to stay.
-///
-/// # Errors
-/// As mmap(2).
-pub fn touch_memory(bytes: usize, keep: bool) -> Result<(), Errno> {
-    // SAFETY: a new private mapping that nothing else knows of; each write is
-    // inside it, and it is unmapped only here.
-    unsafe {
-        let at = libc::mmap(
-            std::ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        );
-        if at == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        for offset in (0..bytes).step_by(4096) {
-            at.cast::<u8>().add(offset).write_volatile(1);
-        }
-        if !keep {
-            libc::munmap(at, bytes);
-        }
-    }
-    Ok(())
 }
