@@ -13,7 +13,7 @@ use super::Context;
 use super::job::Options;
 use super::say::out;
 use crate::host::Facts;
-use crate::isolation::channel::{Channel, Reading};
+use crate::isolation::channel::Channel;
 use crate::isolation::judge::{Course, Verdict, judge};
 use crate::isolation::residual::{self, Shared};
 use crate::isolation::run::{Subject, Who, course};
@@ -268,22 +268,20 @@ impl Report {
 
 /// What the inside has in common with the node, by what both say.
 fn shared(course: &Course, args: &Isolation) -> Shared {
-    let alike = |name: &str| {
-        course.phases.first().is_some_and(|phase| {
-            let of = |readings: &std::collections::BTreeMap<String, Reading>| {
-                readings.get(name).cloned()
-            };
-            of(&phase.end.inside) == of(&phase.end.before)
-        })
-    };
+    let every_cpu = course
+        .phases
+        .first()
+        .is_some_and(|phase| phase.end.inside.get("affinity") == phase.end.before.get("affinity"));
     let request = args.options.request();
     let is_host = |name: &String| name == "host";
+    let distribution =
+        !args.with && request.image.is_none() && request.bundle.as_ref().is_none_or(is_host);
     Shared {
-        network: alike("netns_cookie"),
-        every_cpu: alike("affinity"),
+        network: course.same_network,
+        every_cpu,
         all_memory: args.with || request.memory.is_none(),
-        distribution: !args.with
-            && request.image.is_none()
-            && request.bundle.as_ref().is_none_or(is_host),
+        distribution,
+        directories: distribution
+            || (!args.with && (!request.no_home || !request.binds.is_empty())),
     }
 }

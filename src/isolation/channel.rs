@@ -31,6 +31,9 @@ pub struct Look {
     pub watched: Option<String>,
     /// One that nobody has read for a day.
     pub unread: Option<String>,
+    /// The file systems that are mounted on the node, by `MAJOR:MINOR`.
+    #[serde(default)]
+    pub mounted: Vec<String>,
 }
 
 /// How a reading is compared with the host's at the same moment.

@@ -32,6 +32,8 @@ pub struct Phase {
 #[derive(Debug, Clone, Default)]
 pub struct Course {
     pub tag: String,
+    /// The inside has the node's network namespace.
+    pub same_network: bool,
     pub phases: Vec<Phase>,
 }
 

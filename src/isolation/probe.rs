@@ -2,9 +2,29 @@
 //! standard input and answers with one line of JSON, until its input ends.
 
 use std::io::{BufRead, Write};
+use std::os::unix::fs::MetadataExt;
+
+use serde::{Deserialize, Serialize};
 
 use super::channel::Look;
+use super::judge::Readings;
 use super::read;
+
+/// What it says to one look.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    pub readings: Readings,
+    /// The number of its network namespace (namespaces(7)); no channel, since
+    /// it is the node's for whoever has the node's network.
+    pub network: Option<u64>,
+}
+
+impl Answer {
+    fn to(look: &Look) -> Self {
+        let network = std::fs::metadata("/proc/self/ns/net").ok().map(|meta| meta.ino());
+        Self { readings: read::all(look), network }
+    }
+}
 
 /// Answers until nobody asks any more; gives the exit code.
 pub fn serve(input: impl BufRead, mut output: impl Write) -> i32 {
@@ -14,7 +34,7 @@ pub fn serve(input: impl BufRead, mut output: impl Write) -> i32 {
             eprintln!("denovo: probe: a request is a look as JSON, not {line:?}");
             return 125;
         };
-        let answer = serde_json::to_string(&read::all(&look)).unwrap_or_default();
+        let answer = serde_json::to_string(&Answer::to(&look)).unwrap_or_default();
         // Whoever asked may be gone.
         if writeln!(output, "{answer}").and_then(|()| output.flush()).is_err() {
             break;
@@ -25,9 +45,6 @@ pub fn serve(input: impl BufRead, mut output: impl Write) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use super::super::channel::Reading;
     use super::*;
 
     #[test]
@@ -38,7 +55,9 @@ mod tests {
         let said = String::from_utf8(said).unwrap();
         assert_eq!(said.lines().count(), 2);
         for line in said.lines() {
-            let all: BTreeMap<String, Reading> = serde_json::from_str(line).unwrap();
+            let answer: Answer = serde_json::from_str(line).unwrap();
+            let all = answer.readings;
+            assert!(answer.network.is_some());
             assert!(all.len() > 80 && all.contains_key("uptime"), "{}", all.len());
             for name in all.keys() {
                 assert!(super::super::channels().any(|c| c.name == name), "{name}");

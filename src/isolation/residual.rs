@@ -17,6 +17,8 @@ pub enum When {
     NoMemoryLimit,
     /// Its files are the node's own distribution.
     OwnDistribution,
+    /// Directories of the node's are in it.
+    BroughtIn,
 }
 
 /// A channel's name, when it stays open, and why.
@@ -47,6 +49,7 @@ pub const RESIDUAL: &[(&str, When, &str)] = &[
     ("mem_total", When::NoMemoryLimit, "a job without a limit has all the memory; --memory"),
     ("si_totalram", When::NoMemoryLimit, "a job without a limit has all the memory; --memory"),
     ("image_atime", When::OwnDistribution, "the node's own files; a node mounts them `noatime`"),
+    ("mount_hostpaths", When::BroughtIn, "what is bound in names its disk; --image, --no-home"),
     ("net_mac", When::NodeNetwork, "MPI needs the node's network"),
     ("sys_class_net", When::NodeNetwork, "MPI needs the node's network"),
     ("net_dev", When::NodeNetwork, "MPI needs the node's network"),
@@ -70,6 +73,8 @@ pub struct Shared {
     pub every_cpu: bool,
     pub all_memory: bool,
     pub distribution: bool,
+    /// Home, or what is bound in, or the distribution.
+    pub directories: bool,
 }
 
 /// Why this channel, found open for such reasons, stays open in such an
@@ -82,6 +87,7 @@ pub fn reason(channel: &str, shared: Shared, found: &[Why]) -> Option<&'static s
         When::Waiting => shared.every_cpu && found == [Why::Tells],
         When::NoMemoryLimit => shared.all_memory,
         When::OwnDistribution => shared.distribution,
+        When::BroughtIn => shared.directories,
     };
     RESIDUAL.iter().find(|(name, when, _)| *name == channel && holds(*when)).map(|(_, _, why)| *why)
 }

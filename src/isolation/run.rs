@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use super::channel::Look;
 use super::judge::{Course, Moment, Phase, Readings};
 use super::neighbour::{Marks, Order};
+use super::probe::Answer;
+use super::read::mounted;
 use crate::problem::Problem;
 
 /// Begins the name of a variable that the caller of the environment has.
@@ -61,8 +63,13 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
     let inside = |path: &Option<PathBuf>| {
         path.as_ref().map(|p| Path::new("/").join(p).display().to_string())
     };
-    let on_node = Look { tag: tag.clone(), watched: outside(&watched), unread: outside(&unread) };
-    let within = Look { tag: tag.clone(), watched: inside(&watched), unread: inside(&unread) };
+    let on_node = Look {
+        tag: tag.clone(),
+        watched: outside(&watched),
+        unread: outside(&unread),
+        mounted: mounted(),
+    };
+    let within = Look { watched: inside(&watched), unread: inside(&unread), ..on_node.clone() };
 
     let own = || {
         let mut command = Command::new("/proc/self/exe");
@@ -93,10 +100,10 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
     let mut probe = Answering::start(&mut command, "the probe inside")?;
 
     neighbour.say(&on_node)?;
-    let mut course = Course { tag: tag.clone(), phases: Vec::new() };
     // What a process opens once (and the first look) is not to count.
-    host.ask::<Readings>(&on_node)?;
-    probe.ask::<Readings>(&within)?;
+    let (bare, first) = (host.ask::<Answer>(&on_node)?, probe.ask::<Answer>(&within)?);
+    let same_network = bare.network.is_some() && bare.network == first.network;
+    let mut course = Course { tag, same_network, phases: Vec::new() };
     for turn in 0..=2 * subject.rounds {
         let busy = turn % 2 == 1;
         let mut marks = Marks::new();
@@ -107,19 +114,23 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
             neighbour.ask::<Marks>(if last { &Order::Leave } else { &Order::Go })?;
         }
         std::thread::sleep(SETTLE);
-        let start = probe.ask(&within)?;
+        let start = look(&mut probe, &within)?;
         if busy {
             neighbour.ask::<Marks>(&Order::Work)?;
         } else {
             std::thread::sleep(IDLE);
         }
-        let before = host.ask(&on_node)?;
-        let inside = probe.ask(&within)?;
-        let end = Moment { before, inside, after: host.ask(&on_node)? };
+        let before = look(&mut host, &on_node)?;
+        let inside = look(&mut probe, &within)?;
+        let end = Moment { before, inside, after: look(&mut host, &on_node)? };
         course.phases.push(Phase { busy, start, end, marks });
     }
     neighbour.ask::<Marks>(&Order::Clean)?;
     Ok(course)
+}
+
+fn look(probe: &mut Answering, look: &Look) -> Result<Readings, Problem> {
+    Ok(probe.ask::<Answer>(look)?.readings)
 }
 
 fn no_command() -> Problem {

@@ -27,7 +27,11 @@ fn course(start: f64, all: &[(f64, f64)]) -> Course {
         end: moment(*inside, *host),
         marks: BTreeMap::new(),
     };
-    Course { tag: "tag7".into(), phases: all.iter().enumerate().map(phase).collect() }
+    Course {
+        tag: "tag7".into(),
+        same_network: false,
+        phases: all.iter().enumerate().map(phase).collect(),
+    }
 }
 
 /// One of texts or lists, the same on the host where `host` gives it.
@@ -43,7 +47,11 @@ fn of(all: &[Reading], host: Option<Reading>) -> Course {
         end: moment(inside),
         marks: BTreeMap::from([("c".to_owned(), vec![":77 ".to_owned()])]),
     };
-    Course { tag: "tag7".into(), phases: all.iter().enumerate().map(phase).collect() }
+    Course {
+        tag: "tag7".into(),
+        same_network: false,
+        phases: all.iter().enumerate().map(phase).collect(),
+    }
 }
 
 fn why(channel: Channel, course: &Course) -> Vec<Why> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Channel, Reading, contents, count, each, lines_after, listing, names, number, text, value,
+    Channel, Reading, contents, count, each, lines_after, listing, names, number, text, value, word,
 };
 
 pub const CHANNELS: &[Channel] = &[
@@ -87,9 +87,10 @@ pub const CHANNELS: &[Channel] = &[
         Some(Reading::List(names.filter(|n| n.contains(&look.tag)).collect()))
     })
     .showing(),
-    Channel::new("mount_hostpaths", "/proc/self/mountinfo", "host paths, job dirs", |_| {
+    Channel::new("mount_hostpaths", "/proc/self/mountinfo", "host paths, job dirs", |look| {
         let text = text("/proc/self/mountinfo")?;
-        Some(Reading::List(text.lines().filter_map(host_path).take(64).collect()))
+        let shown = text.lines().filter_map(|line| host_path(line, &look.mounted));
+        Some(Reading::List(shown.take(64).collect()))
     })
     .showing(),
     Channel::new("cgroup_path", "/proc/self/cgroup", "job id, uid", |_| {
@@ -132,25 +133,39 @@ fn affinity() -> Option<Reading> {
     Some(Reading::Text(all.join(",")))
 }
 
-/// What a line of proc_pid_mountinfo(5) shows of the host: the directory on
-/// its disk that is mounted here, a device, or paths among the options.
-fn host_path(line: &str) -> Option<String> {
+/// What a line of proc_pid_mountinfo(5) shows of the host: the directory that
+/// is mounted here of a file system of the host's (`mounted`: by their
+/// numbers), a device or directory that it comes from, or paths among the
+/// options. A directory of a file system that was made inside is none.
+fn host_path(line: &str, mounted: &[String]) -> Option<String> {
     let (mount, kind) = line.split_once(" - ")?;
-    let (root, place) = (mount.split(' ').nth(3)?, mount.split(' ').nth(4)?);
+    let mut mount = mount.split(' ').skip(2);
+    let (device, root, place) = (mount.next()?, mount.next()?, mount.next()?);
     let mut kind = kind.split(' ');
     let (fstype, source, options) = (kind.next()?, kind.next()?, kind.next().unwrap_or_default());
     // Parts of what every host has alike: control files, masks, its own /dev.
     let alike = ["proc", "sysfs", "devtmpfs", "cgroup", "cgroup2", "devpts"].contains(&fstype);
-    let of_a_disk = source.starts_with("/dev/");
-    // What denovo made for the environment has no path on the host.
-    let own = source == "denovo" && matches!(fstype, "fuse" | "tmpfs");
-    let below = root != "/" && !alike && !own && Path::new(root).is_absolute();
-    let named = options
-        .split(',')
-        .filter_map(|option| option.split_once("dir="))
-        .any(|(_, path)| path.starts_with('/') && !path.starts_with("/proc/self/fd/"));
-    let shown = of_a_disk || below || named;
+    let below = root != "/" && root.starts_with('/') && !alike;
+    let hosts = below && mounted.iter().any(|number| number == device);
+    // A descriptor is named by whoever mounted.
+    let is_path = |text: &str| text.contains('/') && !text.starts_with("/proc/self/fd/");
+    // `lowerdir=` and the like of overlayfs, `lowerdir+=` since Linux 6.8.
+    let layer = |option: &str| {
+        let (name, path) = option.split_once('=')?;
+        name.trim_end_matches('+').ends_with("dir").then(|| is_path(path))
+    };
+    let shown = hosts || is_path(source) || options.split(',').filter_map(layer).any(|is| is);
     shown.then(|| format!("{place}: {source} {root}"))
+}
+
+/// The numbers of the file systems that are mounted where this process is.
+pub fn mounted() -> Vec<String> {
+    let text = text("/proc/self/mountinfo").unwrap_or_default();
+    let mut all: Vec<String> =
+        text.lines().filter_map(|line| Some(word(line, 2)?.to_owned())).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// What nvidia-smi says, which asks NVML; a static program cannot load it.
@@ -162,4 +177,38 @@ fn nvidia(arguments: &[&str]) -> Option<Reading> {
     said.status.success().then_some(())?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     Some(Reading::List(text.lines().map(str::to_owned).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_shows_paths_of_the_host_or_none() {
+        let mounted = ["254:0".to_owned(), "0:6".to_owned(), "0:27".to_owned()];
+        let shows = |line: &str| host_path(line, &mounted).is_some();
+        for line in [
+            // A directory of the host's tmpfs, whatever it is called.
+            "80 70 0:27 /jobs/7 /scratch rw shared:3 - tmpfs denovo rw",
+            "71 70 254:0 /usr /usr ro - ext4 /dev/vda rw",
+            // A device, a server's directory: each from its top.
+            "71 70 7:3 / / ro - squashfs /dev/loop3 ro",
+            "71 70 0:61 / /home rw - nfs4 server:/export/home rw",
+            "75 70 0:42 / / rw - overlay overlay rw,lowerdir=/var/lib/a:/var/lib/b,index=off",
+            "75 70 0:42 / / rw - overlay overlay rw,lowerdir+=/var/lib/a,uuid=on",
+        ] {
+            assert!(shows(line), "{line}");
+        }
+        for line in [
+            "70 45 0:41 /root / rw - tmpfs denovo rw,mode=755",
+            "98 76 0:41 /etc/hosts /etc/hosts rw - tmpfs tmpfs rw",
+            "86 76 0:49 /meminfo /proc/meminfo ro - fuse denovo ro,user_id=0",
+            "75 70 0:42 / /etc rw - overlay denovo rw,lowerdir=/proc/self/fd/4,redirect_dir=on",
+            "102 76 0:6 /null /proc/keys rw - devtmpfs devtmpfs rw,mode=755",
+            "76 70 0:45 / /proc rw - proc proc rw",
+            "broken",
+        ] {
+            assert!(!shows(line), "{line}");
+        }
+    }
 }

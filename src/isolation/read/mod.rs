@@ -17,6 +17,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::channel::{Channel, Look, Reading};
+pub use identity::mounted;
 pub use net::ports;
 
 /// Every channel, in the order of a report.
