@@ -1,11 +1,15 @@
 //! The probe inside and on the bare node, and the neighbour, in turns.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +50,13 @@ pub struct Subject {
 
 /// How long nothing is done where the neighbour would work.
 const IDLE: Duration = Duration::from_millis(200);
+/// Far above what an answer takes; a runtime may have to fetch its image first.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// For who has been told to end, and then for who has been asked to by a signal.
+const TO_CLEAR_AWAY: Duration = Duration::from_secs(60);
+const TO_END: Duration = Duration::from_secs(5);
+/// Most bytes of an answer.
+const LONGEST: u64 = 16 << 20;
 /// For what the kernel frees after a while.
 const SETTLE: Duration = Duration::from_millis(60);
 
@@ -141,8 +152,10 @@ fn no_command() -> Problem {
 /// Another process's standard input and output, a line of JSON each.
 struct Answering {
     child: Child,
-    output: BufReader<ChildStdout>,
+    answers: Receiver<Vec<u8>>,
     what: &'static str,
+    /// It does not answer any more.
+    silent: bool,
 }
 
 impl Answering {
@@ -153,59 +166,88 @@ impl Answering {
             Problem::user(format!("{what}: {program}: {e}"))
                 .hint("give a program that exists and can be executed")
         })?;
-        let output = child.stdout.take().map(BufReader::new);
-        let output = output.ok_or_else(|| Problem::ours(format!("{what}: has no output")))?;
-        Ok(Self { child, output, what })
+        let (to, answers) = sync_channel(1);
+        if let Some(output) = child.stdout.take() {
+            std::thread::spawn(move || answers_of(output, &to));
+        }
+        Ok(Self { child, answers, what, silent: false })
     }
 
     fn say(&mut self, line: &impl Serialize) -> Result<(), Problem> {
         let text = serde_json::to_string(line).map_err(|e| Problem::ours(e.to_string()))?;
         let said = self.child.stdin.as_mut().map(|input| writeln!(input, "{text}"));
-        let said = said.transpose().map(drop);
-        said.map_err(|e| self.gone(&e.to_string()))
+        said.transpose().map(drop).map_err(|e| self.gone(&e.to_string()))
     }
 
     fn ask<T: DeserializeOwned>(&mut self, line: &impl Serialize) -> Result<T, Problem> {
         self.say(line)?;
-        let mut text = String::new();
-        loop {
-            text.clear();
-            match self.output.read_line(&mut text) {
-                Ok(0) => return Err(self.gone("it ended")),
-                Err(e) => return Err(self.gone(&e.to_string())),
-                // A runtime may have something to say as well.
-                Ok(_) if !text.starts_with('{') => {}
-                Ok(_) => {
-                    return serde_json::from_str(&text)
-                        .map_err(|e| self.gone(&format!("not an answer: {e}")));
-                }
+        match self.answers.recv_timeout(PATIENCE) {
+            Ok(answer) => serde_json::from_slice(&answer).map_err(|e| {
+                self.silent = true;
+                self.problem(&format!("not an answer: {e}"))
+            }),
+            Err(RecvTimeoutError::Disconnected) => Err(self.gone("it ended")),
+            Err(RecvTimeoutError::Timeout) => {
+                self.silent = true;
+                Err(self.problem(&format!("no answer for {} s", PATIENCE.as_secs())))
             }
         }
     }
 
     fn gone(&mut self, why: &str) -> Problem {
         // Whoever closes its end is most often about to end.
-        let mut ended = None;
-        for _ in 0..50 {
-            ended = self.child.try_wait().ok().flatten();
-            if ended.is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let why = ended.map_or_else(|| why.to_owned(), |status| format!("ended with {status}"));
+        let ended = self.ends_within(Duration::from_millis(500));
+        let status = ended.then(|| self.child.wait().ok()).flatten();
+        let why = status.map_or_else(|| why.to_owned(), |status| format!("ended with {status}"));
+        self.problem(&why)
+    }
+
+    fn problem(&self, why: &str) -> Problem {
         Problem::user(format!("{}: {why}", self.what)).hint(
             "the command has to run `denovo probe` with its standard input and output handed \
              through (podman run -i)",
         )
     }
+
+    fn ends_within(&mut self, time: Duration) -> bool {
+        let start = Instant::now();
+        while !matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+            if start.elapsed() > time {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        // The end of its input ends it.
+        // The end of its input ends it; what does not listen is no probe.
         drop(self.child.stdin.take());
-        let _ = self.child.wait();
+        if !self.silent && self.ends_within(TO_CLEAR_AWAY) {
+            return;
+        }
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        // Another user's process (sudo) we cannot end.
+        if !self.ends_within(TO_END) && self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Hands on each line that is an answer; a runtime may have something to say
+/// as well. Ends with the output, or when nobody waits any more.
+fn answers_of(output: ChildStdout, to: &SyncSender<Vec<u8>>) {
+    let mut output = BufReader::new(output);
+    loop {
+        let mut line = Vec::new();
+        match output.by_ref().take(LONGEST).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) if line.first() != Some(&b'{') => {}
+            Ok(_) if to.send(line).is_err() => return,
+            Ok(_) => {}
+        }
     }
 }
 
@@ -219,8 +261,7 @@ fn become_user(command: &mut Command, who: &Who) {
 fn random() -> u32 {
     let mut bytes = [0; 4];
     // Without it the tag would only be less random.
-    let _ = std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    let _ = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     u32::from_ne_bytes(bytes)
 }
 
