@@ -226,7 +226,7 @@ impl Report {
         let channels: Vec<Line> = channels().map(line).collect();
         let count = |holds: &dyn Fn(&Line) -> bool| channels.iter().filter(|l| holds(l)).count();
         let open = count(&|l| matches!(l.verdict, Verdict::Open { .. }));
-        let closed = count(&|l| l.verdict == Verdict::Closed);
+        let closed = count(&|l| matches!(l.verdict, Verdict::Closed { .. }));
         let explained = count(&|l| l.residual.is_some());
         Self { closed, present: open + closed, open, unexplained: open - explained, channels }
     }
@@ -248,7 +248,9 @@ impl Report {
             let head = format!("{:<17} {:<22}", line.channel, line.reveals);
             match &line.verdict {
                 Verdict::Absent => out(format_args!("{:<8} {}", "absent", head.trim_end())),
-                Verdict::Closed => out(format_args!("{:<8} {}", "closed", head.trim_end())),
+                Verdict::Closed { evidence } => {
+                    out(format_args!("{:<8} {head} {evidence}", "closed"));
+                }
                 Verdict::Open { why, evidence } => {
                     let why: Vec<&str> = why.iter().map(|w| w.name()).collect();
                     out(format_args!("{:<8} {head} {}: {evidence}", "open", why.join("+")));

@@ -9,6 +9,10 @@ pub enum Reading {
     Number(f64),
     Text(String),
     List(Vec<String>),
+    /// There was none: the error of the attempt.
+    Failed {
+        errno: i32,
+    },
 }
 
 impl Reading {
@@ -18,6 +22,7 @@ impl Reading {
             Self::Number(n) => *n == 0.0,
             Self::Text(text) => text.is_empty(),
             Self::List(all) => all.is_empty(),
+            Self::Failed { .. } => true,
         }
     }
 }

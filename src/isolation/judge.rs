@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use nix::errno::Errno;
 use serde::Serialize;
 
 use super::channel::{Channel, Likeness, Moves, Reading};
@@ -50,6 +51,8 @@ pub enum Why {
     Shows,
     /// It is the next of a sequence that the whole host counts.
     Sequence,
+    /// It cannot be read, for no reason that keeps it closed.
+    Fails,
 }
 
 impl Why {
@@ -60,6 +63,7 @@ impl Why {
             Self::Host => "host",
             Self::Shows => "shows",
             Self::Sequence => "seq",
+            Self::Fails => "fails",
         }
     }
 }
@@ -69,7 +73,10 @@ impl Why {
 pub enum Verdict {
     /// Nothing to be read of it on the node nor inside.
     Absent,
-    Closed,
+    Closed {
+        /// What is read instead.
+        evidence: String,
+    },
     Open {
         why: Vec<Why>,
         /// The readings that say so.
@@ -86,6 +93,12 @@ pub fn judge(channel: &Channel, course: &Course) -> Verdict {
     if let Some(shown) = case.shown() {
         found.push((Why::Shows, shown));
     }
+    if !case.is_there() && found.is_empty() {
+        return Verdict::Absent;
+    }
+    if let Some(error) = case.fails() {
+        found.push((Why::Fails, error));
+    }
     if !found.is_empty() {
         // What moves says more than that it is the host's.
         let says = |why: Why| matches!(why, Why::Tells | Why::Left | Why::Shows);
@@ -94,8 +107,21 @@ pub fn judge(channel: &Channel, course: &Course) -> Verdict {
         let evidence = told.map(|(_, e)| e.as_str()).collect::<Vec<_>>().join("; ");
         return Verdict::Open { why: found.into_iter().map(|(why, _)| why).collect(), evidence };
     }
-    if case.is_there() { Verdict::Closed } else { Verdict::Absent }
+    Verdict::Closed { evidence: case.instead() }
 }
+
+/// Errors by which an environment keeps something closed, or that say that it
+/// is not in it.
+const REFUSED: [Errno; 8] = [
+    Errno::ENOENT,
+    Errno::ENOTDIR,
+    Errno::EACCES,
+    Errno::EPERM,
+    Errno::ENOSYS,
+    Errno::ENODEV,
+    Errno::ENXIO,
+    Errno::EOPNOTSUPP,
+];
 
 type Found = Vec<(Why, String)>;
 
@@ -106,7 +132,44 @@ struct Case<'a> {
 
 impl<'a> Case<'a> {
     fn of(&self, readings: &'a Readings) -> Option<&'a Reading> {
-        readings.get(self.channel.name)
+        readings.get(self.channel.name).filter(|r| !matches!(r, Reading::Failed { .. }))
+    }
+
+    /// The errors of reading it inside.
+    fn errors(&self) -> impl Iterator<Item = Errno> {
+        self.moments().filter_map(|moment| match moment.inside.get(self.channel.name) {
+            Some(Reading::Failed { errno }) => Some(Errno::from_raw(*errno)),
+            _ => None,
+        })
+    }
+
+    fn fails(&self) -> Option<String> {
+        self.errors().find(|errno| !REFUSED.contains(errno)).map(|errno| errno.desc().to_owned())
+    }
+
+    /// What is read inside of a channel that is closed.
+    fn instead(&self) -> String {
+        let last = self.course.phases.last();
+        let Some(inside) = last.and_then(|phase| self.inside(phase)) else {
+            let error = self.errors().last();
+            return error.map_or("nothing to read inside", Errno::desc).to_owned();
+        };
+        if inside.is_nothing() {
+            return "says nothing inside".to_owned();
+        }
+        let host = last.and_then(|phase| self.of(&phase.end.before));
+        match (self.channel.likeness, host) {
+            (Likeness::Never, _) | (_, None) => match number(inside) {
+                Some(_) => self.idle_and_busy(&|phase| number(self.inside(phase)?)),
+                None => show(inside),
+            },
+            (_, Some(host)) => format!("{} inside, {} on the node", show(inside), show(host)),
+        }
+    }
+
+    fn idle_and_busy(&self, of: &dyn Fn(&'a Phase) -> Option<f64>) -> String {
+        let all = |busy| self.phases(busy).filter_map(of).collect::<Vec<_>>();
+        format!("{} idle, {} busy", middle(all(false)), middle(all(true)))
     }
 
     fn inside(&self, phase: &'a Phase) -> Option<&'a Reading> {
@@ -189,10 +252,7 @@ impl<'a> Case<'a> {
         let down = steps.iter().filter(|step| **step <= -least).count();
         let enough = steps.len().saturating_sub(steps.len() / 4).max(2);
         let follows = up >= enough || (!up_only && down >= enough);
-        follows.then(|| {
-            let all = |busy| self.phases(busy).filter_map(of).collect::<Vec<_>>();
-            format!("{} idle, {} busy", middle(all(false)), middle(all(true)))
-        })
+        follows.then(|| self.idle_and_busy(of))
     }
 
     fn marks(&self) -> Vec<&'a str> {
@@ -321,6 +381,7 @@ fn show(reading: &Reading) -> String {
             [first, ..] => format!("{} and {} more", clip(first), all.len() - 1),
             [] => "nothing".to_owned(),
         },
+        Reading::Failed { errno } => Errno::from_raw(*errno).desc().to_owned(),
     }
 }
 

@@ -60,7 +60,7 @@ fn why(channel: Channel, course: &Course) -> Vec<Why> {
             assert!(!evidence.is_empty());
             why
         }
-        Verdict::Closed => Vec::new(),
+        Verdict::Closed { .. } => Vec::new(),
         Verdict::Absent => panic!("absent"),
     }
 }
@@ -161,4 +161,39 @@ fn what_changes_for_good_and_what_waits() {
     let waits = PLAIN.contention(1000.0);
     assert_eq!(why(waits, &alone(&[10.0, 5000.0, 10.0])), [Why::Tells]);
     assert!(why(waits, &alone(&[10.0, 50.0, 10.0])).is_empty());
+}
+
+#[test]
+fn what_cannot_be_read_is_closed_if_it_is_refused() {
+    let host = Some(Reading::Text("x".to_owned()));
+    let failed = |errno| Reading::Failed { errno };
+    let same = PLAIN.same();
+    for (errno, word) in
+        [(libc::EACCES, "denied"), (libc::ENOENT, "No such"), (libc::ENOSYS, "not")]
+    {
+        match judge(&same, &of(&[failed(errno)], host.clone())) {
+            Verdict::Closed { evidence } => assert!(evidence.contains(word), "{evidence}"),
+            other => panic!("{errno}: {other:?}"),
+        }
+    }
+    // The process that answers is gone, at the end or for a while.
+    let gone = failed(libc::ENOTCONN);
+    assert_eq!(why(same, &of(&[gone.clone()], host.clone())), [Why::Fails]);
+    let (own, other) = (Reading::Text("y".to_owned()), Some(Reading::Text("x".to_owned())));
+    assert_eq!(why(same, &of(&[own.clone(), gone.clone(), own], other)), [Why::Fails]);
+    // Not on the node either.
+    assert_eq!(judge(&same, &of(&[gone], None)), Verdict::Absent);
+}
+
+#[test]
+fn a_closed_channel_says_what_is_read_instead() {
+    let text = |t: &str| Reading::Text(t.to_owned());
+    let says = |channel: Channel, course: &Course| match judge(&channel, course) {
+        Verdict::Closed { evidence } => evidence,
+        other => panic!("{other:?}"),
+    };
+    let same = PLAIN.same();
+    assert_eq!(says(same, &of(&[text("y")], Some(text("x")))), "y inside, x on the node");
+    assert_eq!(says(same, &of(&[text("")], Some(text("x")))), "says nothing inside");
+    assert_eq!(says(PLAIN.level(5.0), &alone(&[3.0, 4.0, 3.0])), "3 idle, 4 busy");
 }

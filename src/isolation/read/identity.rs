@@ -173,8 +173,11 @@ fn nvidia(arguments: &[&str]) -> Option<Reading> {
     if !Path::new("/dev/nvidiactl").exists() {
         return None;
     }
-    let said = std::process::Command::new("nvidia-smi").args(arguments).output().ok()?;
-    said.status.success().then_some(())?;
+    let said = std::process::Command::new("nvidia-smi").args(arguments).output();
+    // The device is there, and another program could ask.
+    let Some(said) = said.ok().filter(|said| said.status.success()) else {
+        return Some(Reading::Failed { errno: libc::ELIBACC });
+    };
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     Some(Reading::List(text.lines().map(str::to_owned).collect()))
 }

@@ -64,15 +64,20 @@ pub const CHANNELS: &[Channel] = &[
     })
     .within(NEAR)
     .level(MOVED),
-    Channel::new("node_vmstat", "/sys/.../node0/vmstat", "neighbour memory", |_| {
-        number(
-            value(&text("/sys/devices/system/node/node0/vmstat")?, "nr_active_anon ")?
-                + value(&text("/sys/devices/system/node/node0/vmstat")?, "nr_inactive_anon ")?,
-        )
-    })
+    Channel::new(
+        "node_vmstat",
+        "/sys/devices/system/node/node0/vmstat",
+        "neighbour memory",
+        |_| {
+            number(
+                value(&text("/sys/devices/system/node/node0/vmstat")?, "nr_active_anon ")?
+                    + value(&text("/sys/devices/system/node/node0/vmstat")?, "nr_inactive_anon ")?,
+            )
+        },
+    )
     .within(NEAR / 4.0)
     .level(MOVED / 4.0),
-    Channel::new("numastat", "/sys/.../numastat", "activity", |_| {
+    Channel::new("numastat", "/sys/devices/system/node/*/numastat", "activity", |_| {
         each_sum("/sys/devices/system/node", "numastat")
     })
     .within(500.0)

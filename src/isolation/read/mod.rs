@@ -37,11 +37,21 @@ pub fn channels() -> impl Iterator<Item = &'static Channel> {
     all.into_iter().flatten()
 }
 
-/// Reads each once; what cannot be read is left out.
+/// Reads each once; what is not there is left out.
 pub fn all(look: &Look) -> BTreeMap<String, Reading> {
-    channels()
-        .filter_map(|channel| Some((channel.name.to_owned(), (channel.read)(look)?)))
-        .collect()
+    let read = |channel: &Channel| (channel.read)(look).or_else(|| failure(channel.path));
+    channels().filter_map(|channel| Some((channel.name.to_owned(), read(channel)?))).collect()
+}
+
+/// Why a channel's file, or the directory of its files, cannot be read.
+fn failure(path: &str) -> Option<Reading> {
+    let path = word(path, 0)?.trim_end_matches(',').split('*').next()?;
+    path.starts_with('/').then_some(())?;
+    let tried = fs::metadata(path).and_then(|meta| match meta.is_dir() {
+        true => fs::read_dir(path).map(drop),
+        false => File::open(path)?.read(&mut [0]).map(drop),
+    });
+    Some(Reading::Failed { errno: tried.err()?.raw_os_error()? })
 }
 
 /// Most of a file that is looked at, in bytes.
