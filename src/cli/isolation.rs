@@ -115,6 +115,12 @@ fn inside(
 }
 
 pub fn check(context: &Context, args: &Isolation) -> Result<i32, Refusal> {
+    let asked = args.clean_env || args.options.request() != JobRequest::default();
+    if args.with && asked && args.neighbour != "job" {
+        return Err(Problem::user("--with: the command makes what is looked at, no other option")
+            .hint("leave out what describes an environment of denovo's")
+            .into());
+    }
     for name in &args.allow {
         if !channels().any(|channel| channel.name == name) {
             return Err(Problem::user(format!("--allow {name:?}: is no channel"))
@@ -149,7 +155,9 @@ fn subject(context: &Context, args: &Isolation) -> Result<Subject, Refusal> {
     let request = args.options.request();
     let beside = (args.neighbour == "job").then(|| {
         let (network_none, user) = (request.network_none, request.user.clone());
-        JobRequest { network_none, user, no_home: true, ..JobRequest::default() }
+        // Else a scheduler's job would have both in one.
+        let id = Some(format!("neighbour-{}", std::process::id()));
+        JobRequest { id, network_none, user, no_home: true, ..JobRequest::default() }
     });
     let neighbour =
         beside.map(|request| in_job(context, &request, &["--neighbour"])).transpose()?;
