@@ -147,7 +147,7 @@ pub fn check(context: &Context, args: &Isolation) -> Result<i32, Refusal> {
     } else {
         report.print();
     }
-    Ok(i32::from(report.refused(args)))
+    Ok(i32::from(report.refused(&args.allow, args.at_most_open)))
 }
 
 fn subject(context: &Context, args: &Isolation) -> Result<Subject, Refusal> {
@@ -240,12 +240,12 @@ impl Report {
     }
 
     /// By the site's wish, else when something is open without a reason.
-    fn refused(&self, args: &Isolation) -> bool {
+    fn refused(&self, allow: &[String], at_most_open: Option<usize>) -> bool {
         let counts = |l: &&Line| {
-            matches!(l.verdict, Verdict::Open { .. }) && !args.allow.iter().any(|a| a == l.channel)
+            matches!(l.verdict, Verdict::Open { .. }) && !allow.iter().any(|a| a == l.channel)
         };
         let open = self.channels.iter().filter(counts);
-        match args.at_most_open {
+        match at_most_open {
             Some(most) => open.count() > most,
             None => open.filter(|l| l.residual.is_none()).count() > 0,
         }
@@ -293,5 +293,43 @@ fn shared(course: &Course, args: &Isolation) -> Shared {
         distribution,
         directories: distribution
             || (!args.with && (!request.no_home || !request.binds.is_empty())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_the_sites_wish() {
+        let line = |channel, residual, open| {
+            let evidence = String::new();
+            let verdict = match open {
+                true => Verdict::Open { why: Vec::new(), evidence },
+                false => Verdict::Closed { evidence },
+            };
+            Line { channel, path: "", reveals: "", verdict, residual }
+        };
+        let channels = vec![
+            line("kernel", Some("one for all"), true),
+            line("uptime", None, true),
+            line("tmp", None, true),
+            line("locks", None, false),
+        ];
+        let report = Report { closed: 1, present: 4, open: 3, unexplained: 2, channels };
+        for (allow, at_most_open, refused) in [
+            (&[][..], None, true),
+            (&["uptime"][..], None, true),
+            (&["uptime", "tmp"][..], None, false),
+            (&[][..], Some(2), true),
+            (&[][..], Some(3), false),
+            (&["tmp"][..], Some(2), false),
+            (&["tmp"][..], Some(1), true),
+            (&["uptime", "tmp", "kernel"][..], Some(0), false),
+        ] {
+            let names: Vec<String> = allow.iter().map(|name| (*name).to_owned()).collect();
+            let said = report.refused(&names, at_most_open);
+            assert_eq!(said, refused, "{allow:?} {at_most_open:?}");
+        }
     }
 }

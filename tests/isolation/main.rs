@@ -25,6 +25,28 @@ const CLOSED_WHEN_BARE: [(&str, &str); 2] = [
     ("cgroup_psi", "counts only for groups that have other processes than the probe"),
 ];
 
+/// Each way to be open, and a channel that is open so to a bare process.
+const WAYS: [(&str, &str); 6] = [
+    ("mem_committed", "tells"),
+    ("locks", "tells"),
+    ("sysv_shm", "left"),
+    ("boot_id", "host"),
+    ("mount_hostpaths", "shows"),
+    ("pipe_ino", "sequence"),
+];
+
+/// Channels, and ways of one, that no report of a bare process has open.
+fn never_open(reports: &[Report]) -> Vec<String> {
+    let excused = |name: &str| CLOSED_WHEN_BARE.iter().any(|(channel, _)| *channel == name);
+    let always = |name: &&str| reports.iter().all(|r| r.named("closed").contains(name));
+    let closed = reports[0].named("closed").into_iter().filter(|n| !excused(n)).filter(always);
+    let unseen = |(channel, word): &&(&str, &str)| {
+        !reports.iter().any(|report| report.why(channel).contains(word))
+    };
+    let ways = WAYS.iter().filter(unseen).map(|(channel, word)| format!("{channel}: {word}"));
+    closed.map(str::to_owned).chain(ways).collect()
+}
+
 /// One neighbour at a time: another test's would be noticed as well.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
@@ -52,16 +74,18 @@ impl Report {
         self.lines().iter().filter(has).map(|l| l["channel"].as_str().unwrap()).collect()
     }
 
+    fn line(&self, channel: &str) -> &Value {
+        self.lines().iter().find(|l| l["channel"] == channel).unwrap()
+    }
+
     fn why(&self, channel: &str) -> String {
-        let line = self.lines().iter().find(|l| l["channel"] == channel).unwrap();
-        line["why"].to_string()
+        self.line(channel)["why"].to_string()
     }
 }
 
 /// A check as the case's user, in a home of its own.
 fn check(case: &Case, words: &[&str]) -> Ran {
-    let rounds: &[&str] = if words.contains(&"--rounds") { &[] } else { &["--rounds", "2"] };
-    let words = [&["check", "isolation"], rounds, words].concat();
+    let words = [&["check", "isolation"], words].concat();
     let mut command = case.denovo(&words);
     command.env("HOME", &case.dir);
     case.finish(command)
@@ -83,26 +107,19 @@ fn every_channel_of_the_machine_is_seen_open_by_a_bare_process() {
     let _alone = alone();
     for case in Case::each("every_channel_of_the_machine_is_seen_open_by_a_bare_process") {
         let probe = binary(case.user.is_some());
-        let words = ["--json", "--rootfs", "/", "--with", "--", probe.to_str().unwrap(), "probe"];
-        let ran = check(&case, &words);
-        let report = Report::of(&ran);
-        let excused = |name: &&str| CLOSED_WHEN_BARE.iter().any(|(channel, _)| channel == name);
-        let closed: Vec<&str> =
-            report.named("closed").into_iter().filter(|n| !excused(n)).collect();
-        assert!(closed.is_empty(), "never seen open: {closed:?}");
-        assert!(report.number("present") > 100, "{}", report.number("present"));
-        // Each way to be open is one that is seen.
-        for (channel, word) in [
-            ("mem_committed", "tells"),
-            ("locks", "tells"),
-            ("sysv_shm", "left"),
-            ("boot_id", "host"),
-            ("mount_hostpaths", "shows"),
-            ("pipe_ino", "sequence"),
-        ] {
-            assert!(report.why(channel).contains(word), "{channel}: {}", report.why(channel));
+        let look = |rounds| {
+            let words = ["--json", "--rounds", rounds, "--rootfs", "/", "--with", "--"];
+            let ran = check(&case, &[&words[..], &[probe.to_str().unwrap(), "probe"]].concat());
+            assert_eq!(ran.code(), 1);
+            Report::of(&ran)
+        };
+        let mut reports = vec![look("1")];
+        // What others do on the node may hide one: then again, and longer.
+        while reports.len() < 3 && !never_open(&reports).is_empty() {
+            reports.push(look("2"));
         }
-        assert_eq!(ran.code(), 1);
+        assert_eq!(never_open(&reports), Vec::<String>::new(), "never seen open");
+        assert!(reports[0].number("present") > 100, "{}", reports[0].number("present"));
     }
     assert_eq!(left(), Vec::<PathBuf>::new());
 }
@@ -112,7 +129,7 @@ fn an_environment_keeps_closed_what_it_closes() {
     let _alone = alone();
     for case in Case::each("an_environment_keeps_closed_what_it_closes") {
         for (network, root, user) in CLOSED_AT_LEAST {
-            let ran = check(&case, &["--json", "--network", network]);
+            let ran = check(&case, &["--json", "--rounds", "1", "--network", network]);
             let report = Report::of(&ran);
             // What other tests hold to as well, so that a probe that says
             // "open" to everything is none either.
@@ -120,6 +137,9 @@ fn an_environment_keeps_closed_what_it_closes() {
                 assert!(report.named("closed").contains(&name), "{network}: {name}");
             }
             assert_eq!(report.named("closed").contains(&"tcp_listen"), network == "none");
+            // Open as whoever has the node's network cannot help.
+            let excused = report.line("tcp_listen")["residual"].is_string();
+            assert_eq!(excused, network == "node");
             let (open, unexplained) = (report.number("open"), report.number("unexplained"));
             assert_eq!(report.named("open").len(), open);
             assert_eq!(ran.code(), i32::from(unexplained > 0));
@@ -151,31 +171,16 @@ fn root_looks_from_another_users_environment() {
 }
 
 #[test]
-fn the_exit_code_is_the_sites_wish() {
-    let _alone = alone();
-    // The same for everybody.
-    let Some(case) = Case::each("the_exit_code_is_the_sites_wish").next() else { return };
-    let probe = binary(case.user.is_some());
-    let with = |words: &[&str]| {
-        let probe = ["--rounds", "1", "--with", "--", probe.to_str().unwrap(), "probe"];
-        check(&case, &[words, &probe].concat())
-    };
-    let ran = with(&["--at-most-open", "3"]).expect(1, "few may be open");
-    let name = |l: &&str| l.starts_with("open ") || l.starts_with("closed ");
-    let names = ran.lines().into_iter().filter(name).map(|l| l.split_whitespace().nth(1).unwrap());
-    let names: Vec<&str> = names.collect();
-    assert!(names.len() > 100, "{ran:#?}");
-    let allowed = names.join(",");
-    with(&["--allow", &allowed, "--at-most-open", "3"]).expect(0, "these may be open");
-}
-
-#[test]
 fn what_cannot_be_asked_is_refused() {
     for case in Case::each("what_cannot_be_asked_is_refused") {
         check(&case, &["--allow", "weather"]).refused(&["--allow", "weather"]);
         let _alone = alone();
         check(&case, &["--with", "--", "true"]).refused(&["the probe inside", "denovo probe"]);
         check(&case, &["--with", "--", "/no/program"]).refused(&["/no/program"]);
+        // Whoever has no answer is not waited for.
+        let endless = "echo '{'; exec sleep 1000";
+        check(&case, &["--with", "--", "sh", "-c", endless]).refused(&["not an answer"]);
+        check(&case, &["--network", "none", "--with", "--", "true"]).refused(&["--with"]);
         let explained = case.ok(&["explain", "check", "isolation", "--network", "none"]);
         assert!(explained.contains("neighbour") && !Path::new("/tmp/dnv").exists());
     }
