@@ -178,7 +178,7 @@ fn what_cannot_be_read_is_closed_if_it_is_refused() {
     }
     // The process that answers is gone, at the end or for a while.
     let gone = failed(libc::ENOTCONN);
-    assert_eq!(why(same, &of(&[gone.clone()], host.clone())), [Why::Fails]);
+    assert_eq!(why(same, &of(std::slice::from_ref(&gone), host.clone())), [Why::Fails]);
     let (own, other) = (Reading::Text("y".to_owned()), Some(Reading::Text("x".to_owned())));
     assert_eq!(why(same, &of(&[own.clone(), gone.clone(), own], other)), [Why::Fails]);
     // Not on the node either.
