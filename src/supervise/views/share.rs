@@ -17,7 +17,7 @@ use super::counters::{
 };
 use super::kept::Kept;
 use crate::host::cpulist::parse_list;
-use crate::kernel::procfs;
+use crate::kernel::{procfs, sys};
 use crate::plan::cgroup::{CgroupPlan, Group, Version};
 use crate::policy::text::CText;
 
@@ -320,7 +320,7 @@ impl Tasks {
         self.threads += stat.threads;
         self.cpu.user += stat.user * TICK;
         self.cpu.system += stat.system * TICK;
-        self.resident += stat.resident * 4096;
+        self.resident += stat.resident * sys::page_size();
         self.count_state(stat.state);
     }
 
