@@ -19,6 +19,7 @@ use receipt::{Last, bare_receipt, keep, look, receipt};
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
 use super::stage::{self, Collected};
+use crate::host::process::Stat;
 use crate::host::{Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
@@ -369,11 +370,11 @@ fn undead(record: Option<&JobRecord>, id: &str) -> Problem {
 
 /// `pid 17 (cp) in state D`.
 fn describe(pid: i32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (start, rest) = stat.rsplit_once(')')?;
-    let name = start.split_once('(')?.1;
-    let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect();
-    let state = rest.trim_start().chars().next()?;
+    let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = Stat::parse(&line)?;
+    let name: String =
+        stat.name.iter().filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect();
+    let state = char::from(stat.state()?);
     (state != 'Z').then(|| format!("pid {pid} ({name}) in state {state}"))
 }
 
