@@ -87,7 +87,8 @@ impl Receipts {
     pub fn save(&self, mut receipt: Receipt, key: Option<&Key>) -> Result<(), Problem> {
         base::own_directory(&self.dir, 0o755, nix::unistd::geteuid().as_raw())?;
         let _lock = self.lock()?;
-        let mut head = match self.head() {
+        let wrong = |why| Problem::site(format!("{}: {why}", self.dir.join(HEAD).display()));
+        let mut head = match self.head().map_err(wrong)? {
             Some(head) => self.adopted(head),
             None => self.begun()?,
         };
@@ -97,7 +98,7 @@ impl Receipts {
             receipt.signature = Some(signed(key, &unsigned(&receipt)?));
         }
         let text = canonical(&receipt)?;
-        let name = Self::name(&receipt.id, receipt.time.started);
+        let name = self.free_name(&receipt);
         self.write(PENDING, name.as_bytes(), 0o600, None)?;
         self.write(&name, &text, 0o400, Some(receipt.uid))?;
         head.last += 1;
@@ -105,6 +106,20 @@ impl Receipts {
         self.set_head(head, key)?;
         let _ = fs::remove_file(self.dir.join(PENDING));
         Ok(())
+    }
+
+    /// A second receipt of one job and second must not take the first out of the
+    /// chain.
+    fn free_name(&self, receipt: &Receipt) -> String {
+        let mut names = (receipt.time.started..).map(|second| Self::name(&receipt.id, second));
+        let free = |name: &String| self.dir.join(name).symlink_metadata().is_err();
+        names.find(free).unwrap_or_default()
+    }
+
+    /// Held by who reads the whole chain: a writer changes it in several steps.
+    /// There is none where receipts were copied to.
+    pub(super) fn still(&self) -> Option<Flock<File>> {
+        Flock::lock(File::open(self.dir.join(LOCK)).ok()?, FlockArg::LockShared).ok()
     }
 
     /// One writer at a time: a link is made from the one before.
@@ -117,8 +132,13 @@ impl Receipts {
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| cannot(e.desc().into()))
     }
 
-    pub(super) fn head(&self) -> Option<Head> {
-        serde_json::from_slice(&fs::read(self.dir.join(HEAD)).ok()?).ok()
+    /// `None` where no chain has begun.
+    pub(super) fn head(&self) -> Result<Option<Head>, String> {
+        match fs::read(self.dir.join(HEAD)) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| e.to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.to_string()),
+        }
     }
 
     /// With the receipt that was written when its writer was cut off before
@@ -169,7 +189,8 @@ impl Receipts {
         let sequence = |path: &PathBuf| {
             serde_json::from_slice::<Receipt>(&fs::read(path).ok()?).ok()?.chain.map(|c| c.sequence)
         };
-        if let Some(mut head) = self.head().map(|head| self.adopted(head))
+        let Ok(head) = self.head() else { return };
+        if let Some(mut head) = head.map(|head| self.adopted(head))
             && let Some(newest) = over.iter().filter_map(sequence).max()
         {
             head.first = head.first.max(newest + 1);

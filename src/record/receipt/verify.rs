@@ -62,9 +62,10 @@ struct Found {
 /// Checks all receipts in `dir`, and their signatures if there is a key.
 ///
 /// # Errors
-/// The directory cannot be read.
+/// The directory, or a receipt in it, cannot be read.
 pub fn verify(dir: &Path, key: Option<&Public>) -> Result<Verified, Problem> {
     let receipts = Receipts::new(dir);
+    let _still = receipts.still();
     let entries = fs::read_dir(dir).map_err(|e| {
         Problem::user(format!("{}: {e}", dir.display()))
             .hint("name the directory of the receipts ([scheduler] receipts)")
@@ -72,24 +73,29 @@ pub fn verify(dir: &Path, key: Option<&Public>) -> Result<Verified, Problem> {
     let mut files: Vec<PathBuf> =
         entries.flatten().map(|e| e.path()).filter(|p| is_receipt(p)).collect();
     files.sort();
+    let read = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        fs::read(path).map(|text| (name, text)).map_err(|e| {
+            Problem::user(format!("{}: {e}", path.display()))
+                .hint("each receipt is for root and its own user; the whole chain is for root")
+        })
+    };
+    let texts = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let mut seen = Verified { signed: key.is_some(), ..Verified::default() };
-    seen.flaw = check(&receipts, &files, key, &mut seen).err();
+    seen.flaw = check(&receipts, texts, key, &mut seen).err();
     Ok(seen)
 }
 
 fn check(
     receipts: &Receipts,
-    files: &[PathBuf],
+    texts: Vec<(String, Vec<u8>)>,
     key: Option<&Public>,
     seen: &mut Verified,
 ) -> Result<(), Flaw> {
     let (mut chained, mut loose) = (BTreeMap::<u64, Found>::new(), Vec::new());
-    for path in files {
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let changed = |why: String| Flaw::Changed { file: file.clone(), why };
-        let text = fs::read(path).map_err(|e| changed(e.to_string()))?;
+    for (file, text) in texts {
         let Ok(receipt) = serde_json::from_slice::<Receipt>(&text) else {
-            return Err(changed("it is no receipt".to_owned()));
+            return Err(Flaw::Changed { file, why: "it is no receipt".to_owned() });
         };
         match receipt.chain.as_ref().map(|link| link.sequence) {
             None => loose.push((file, text)),
@@ -102,9 +108,10 @@ fn check(
     }
     seen.unchained = loose.len();
     let head = match receipts.head() {
-        None if chained.is_empty() => return Ok(()),
-        None => return Err(Flaw::Head { why: "is gone".to_owned() }),
-        Some(head) => head,
+        Ok(None) if chained.is_empty() => return Ok(()),
+        Ok(None) => return Err(Flaw::Head { why: "is gone".to_owned() }),
+        Err(why) => return Err(Flaw::Head { why: format!("cannot be read: {why}") }),
+        Ok(Some(head)) => head,
     };
     if let Some(key) = key
         && !is_signed(key, head.signature.as_ref(), &unsigned(&head).unwrap_or_default())
@@ -276,6 +283,28 @@ mod tests {
         Receipts::new(&dir).forget(&[dir.join("a.0.json")], None);
         let seen = verify(&dir, None).unwrap();
         assert_eq!((seen.chained, seen.first, seen.flaw), (2, 2, None));
+    }
+
+    #[test]
+    fn a_second_receipt_of_one_job_and_second_leaves_the_first() {
+        let temporary = tempfile::tempdir().unwrap();
+        let receipts = Receipts::new(temporary.path());
+        for uid in [1, 2] {
+            let receipt = Receipt { uid, ..receipt("a", 7) };
+            receipts.save(receipt, None).unwrap();
+        }
+        let seen = verify(temporary.path(), None).unwrap();
+        assert_eq!((seen.chained, seen.flaw), (2, None));
+        assert_eq!(receipts.load("a").unwrap().uid, 2);
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_read_begins_no_other_chain() {
+        let temporary = tempfile::tempdir().unwrap();
+        chain(temporary.path(), None, &["a"]);
+        fs::write(temporary.path().join("=chain.json"), "{").unwrap();
+        assert!(Receipts::new(temporary.path()).save(receipt("b", 1), None).is_err());
+        assert!(matches!(flaw(temporary.path(), None), Some(Flaw::Head { .. })));
     }
 
     #[test]
