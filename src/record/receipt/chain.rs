@@ -47,7 +47,7 @@ pub(super) struct Head {
     pub signature: Option<Signature>,
 }
 
-const HEAD: &str = "=chain.json";
+pub(super) const HEAD: &str = "=chain.json";
 const LOCK: &str = "=lock";
 /// Names the receipt that is being added, until the head knows it.
 const PENDING: &str = "=pending";

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::chain::{BEFORE, Head, Signature, digest, is_receipt, unsigned};
+use super::chain::{BEFORE, HEAD, Head, Signature, digest, is_receipt, unsigned};
 use super::{Public, Receipt, Receipts};
 use crate::problem::Problem;
 
@@ -80,6 +80,9 @@ pub fn verify(dir: &Path, key: Option<&Public>) -> Result<Verified, Problem> {
                 .hint("each receipt is for root and its own user; the whole chain is for root")
         })
     };
+    if dir.join(HEAD).exists() {
+        read(&dir.join(HEAD))?;
+    }
     let texts = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let mut seen = Verified { signed: key.is_some(), ..Verified::default() };
     seen.flaw = check(&receipts, texts, key, &mut seen).err();
@@ -119,16 +122,23 @@ fn check(
         return Err(Flaw::Head { why: "is not signed by this key".to_owned() });
     }
     from_before(receipts, &head, &loose)?;
+    let signed = head.last;
     let head = receipts.adopted(head);
     (seen.first, seen.last, seen.digest) = (head.first, head.last, head.digest.clone());
     // Pruning was cut off after the head said so.
     let kept: BTreeMap<u64, Found> = chained.split_off(&head.first);
-    in_chain(&head, &kept, key)?;
+    in_chain(&head, &kept, key.map(|key| (key, signed)))?;
     seen.chained = kept.len();
     Ok(())
 }
 
-fn in_chain(head: &Head, kept: &BTreeMap<u64, Found>, key: Option<&Public>) -> Result<(), Flaw> {
+/// A receipt from before the site had a key is covered by the digest in a head
+/// that is signed, up to the number given with the key.
+fn in_chain(
+    head: &Head,
+    kept: &BTreeMap<u64, Found>,
+    key: Option<(&Public, u64)>,
+) -> Result<(), Flaw> {
     for sequence in head.first..=head.last {
         let Some(found) = kept.get(&sequence) else { return Err(Flaw::Removed { sequence }) };
         let changed = |why: &str| Flaw::Changed { file: found.file.clone(), why: why.to_owned() };
@@ -140,11 +150,12 @@ fn in_chain(head: &Head, kept: &BTreeMap<u64, Found>, key: Option<&Public>) -> R
         if digest(&found.text) != *after {
             return Err(changed("its digest is not the one that was noted"));
         }
-        if let Some(key) = key {
-            let message = unsigned(&found.receipt).unwrap_or_default();
-            if !is_signed(key, found.receipt.signature.as_ref(), &message) {
-                return Err(changed("it is not signed by this key"));
-            }
+        let signature = found.receipt.signature.as_ref();
+        if let Some((key, covered)) = key
+            && (signature.is_some() || sequence > covered)
+            && !is_signed(key, signature, &unsigned(&found.receipt).unwrap_or_default())
+        {
+            return Err(changed("it is not signed by this key"));
         }
     }
     match kept.range(head.last + 1..).next() {
@@ -266,6 +277,26 @@ mod tests {
         chain(&dir, Some(&other), &["a", "b"]);
         assert_eq!(flaw(&dir, Some(&other)), None);
         assert!(matches!(flaw(&dir, Some(&key)), Some(Flaw::Head { .. })));
+    }
+
+    #[test]
+    fn a_key_that_comes_later_covers_what_is_there_already() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (dir, key) = (temporary.path().join("r"), temporary.path().join("key"));
+        let key = Key::make(&key).unwrap();
+        chain(&dir, None, &["a", "b"]);
+        assert!(matches!(flaw(&dir, Some(&key)), Some(Flaw::Head { .. })));
+        let receipts = Receipts::new(&dir);
+        receipts.save(receipt("c", 2), Some(&key)).unwrap();
+        assert_eq!(flaw(&dir, Some(&key)), None);
+        // One that is made to look as if its writer had been cut off.
+        let head = fs::read(dir.join("=chain.json")).unwrap();
+        receipts.save(receipt("d", 3), None).unwrap();
+        fs::write(dir.join("=chain.json"), head).unwrap();
+        fs::write(dir.join("=pending"), "d.3.json").unwrap();
+        assert!(
+            matches!(flaw(&dir, Some(&key)), Some(Flaw::Changed { file, .. }) if file == "d.3.json")
+        );
     }
 
     #[test]
