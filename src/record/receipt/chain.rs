@@ -2,6 +2,7 @@
 //! and the chain's two ends are kept beside them, so that one that is
 //! changed, removed or put in between is found.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -145,9 +146,9 @@ impl Receipts {
     /// the head knew it.
     pub(super) fn adopted(&self, mut head: Head) -> Head {
         let name = fs::read_to_string(self.dir.join(PENDING)).unwrap_or_default();
-        let text = fs::read(self.dir.join(&name)).ok().filter(|_| !name.is_empty());
+        let text = super::text(&self.dir.join(&name)).ok().filter(|_| !name.is_empty());
         let link = |text: &[u8]| serde_json::from_slice::<Receipt>(text).ok()?.chain;
-        if let Some(text) = text
+        if let Some((text, _)) = text
             && link(&text).is_some_and(|l| l.sequence == head.last + 1 && l.previous == head.digest)
         {
             head.last += 1;
@@ -160,10 +161,10 @@ impl Receipts {
     fn begun(&self) -> Result<Head, Problem> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let old = entries.map(|e| e.path()).filter(|path| is_receipt(path));
-        let list: std::collections::BTreeMap<String, String> = old
+        let list: BTreeMap<String, String> = old
             .filter_map(|path| {
                 let name = path.file_name()?.to_str()?.to_owned();
-                Some((name, digest(&fs::read(&path).ok()?)))
+                Some((name, digest(&super::text(&path).ok()?.0)))
             })
             .collect();
         let mut head = Head { first: 1, digest: digest(b""), ..Head::default() };
@@ -187,13 +188,17 @@ impl Receipts {
     pub(super) fn forget(&self, over: &[PathBuf], key: Option<&Key>) {
         let Ok(_lock) = self.lock() else { return };
         let sequence = |path: &PathBuf| {
-            serde_json::from_slice::<Receipt>(&fs::read(path).ok()?).ok()?.chain.map(|c| c.sequence)
+            let (text, _) = super::text(path).ok()?;
+            serde_json::from_slice::<Receipt>(&text).ok()?.chain.map(|c| c.sequence)
         };
         let Ok(head) = self.head() else { return };
         if let Some(mut head) = head.map(|head| self.adopted(head))
             && let Some(newest) = over.iter().filter_map(sequence).max()
         {
-            head.first = head.first.max(newest + 1);
+            // A receipt is its user's to change, who could have all that are
+            // left pass for pruned.
+            let most = (head.last + 1).saturating_sub(self.chained_but(over));
+            head.first = head.first.max(newest.saturating_add(1).min(most));
             if self.set_head(head, key).is_err() {
                 return;
             }
@@ -201,6 +206,18 @@ impl Receipts {
         for path in over {
             let _ = fs::remove_file(path);
         }
+    }
+
+    /// How many receipts of the chain there are beside these.
+    fn chained_but(&self, over: &[PathBuf]) -> u64 {
+        let before = fs::read(self.dir.join(BEFORE)).unwrap_or_default();
+        let before: BTreeMap<String, String> = serde_json::from_slice(&before).unwrap_or_default();
+        let listed = |path: &Path| {
+            path.file_name().and_then(|n| n.to_str()).is_some_and(|n| before.contains_key(n))
+        };
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let rest = entries.map(|e| e.path()).filter(|p| is_receipt(p) && !over.contains(p));
+        rest.filter(|path| !listed(path)).count() as u64
     }
 
     /// Writes a file so that a reader sees the old or the new one, whole, and

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::chain::{BEFORE, HEAD, Head, Signature, digest, is_receipt, unsigned};
-use super::{Public, Receipt, Receipts};
+use super::{Public, Receipt, Receipts, text};
 use crate::problem::Problem;
 
 /// The first thing that is wrong.
@@ -53,10 +53,19 @@ pub struct Verified {
     pub flaw: Option<Flaw>,
 }
 
+/// One receipt, without its text: all of them may be large.
 struct Found {
     file: String,
-    text: Vec<u8>,
+    digest: String,
     receipt: Receipt,
+}
+
+impl Found {
+    fn of(file: &str, text: Result<Vec<u8>, String>) -> Result<Self, String> {
+        let text = text?;
+        let receipt = serde_json::from_slice(&text).map_err(|_| "it is no receipt".to_owned())?;
+        Ok(Self { file: file.to_owned(), digest: digest(&text), receipt })
+    }
 }
 
 /// Checks all receipts in `dir`, and their signatures if there is a key.
@@ -73,40 +82,48 @@ pub fn verify(dir: &Path, key: Option<&Public>) -> Result<Verified, Problem> {
     let mut files: Vec<PathBuf> =
         entries.flatten().map(|e| e.path()).filter(|p| is_receipt(p)).collect();
     files.sort();
-    let read = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        fs::read(path).map(|text| (name, text)).map_err(|e| {
-            Problem::user(format!("{}: {e}", path.display()))
-                .hint("each receipt is for root and its own user; the whole chain is for root")
-        })
+    let unreadable = |path: &Path, e: &std::io::Error| {
+        Problem::user(format!("{}: {e}", path.display()))
+            .hint("each receipt is for root and its own user; the whole chain is for root")
     };
-    if dir.join(HEAD).exists() {
-        read(&dir.join(HEAD))?;
+    let mut all = Vec::new();
+    for path in &files {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = match text(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(unreadable(path, &e));
+            }
+            other => other.map(|(text, _)| text).map_err(|e| e.to_string()),
+        };
+        all.push(Found::of(&file, text).map_err(|why| Flaw::Changed { file, why }));
     }
-    let texts = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let head = dir.join(HEAD);
+    if let Err(e) = fs::File::open(&head)
+        && e.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return Err(unreadable(&head, &e));
+    }
     let mut seen = Verified { signed: key.is_some(), ..Verified::default() };
-    seen.flaw = check(&receipts, texts, key, &mut seen).err();
+    seen.flaw = check(&receipts, all, key, &mut seen).err();
     Ok(seen)
 }
 
 fn check(
     receipts: &Receipts,
-    texts: Vec<(String, Vec<u8>)>,
+    all: Vec<Result<Found, Flaw>>,
     key: Option<&Public>,
     seen: &mut Verified,
 ) -> Result<(), Flaw> {
     let (mut chained, mut loose) = (BTreeMap::<u64, Found>::new(), Vec::new());
-    for (file, text) in texts {
-        let Ok(receipt) = serde_json::from_slice::<Receipt>(&text) else {
-            return Err(Flaw::Changed { file, why: "it is no receipt".to_owned() });
-        };
-        match receipt.chain.as_ref().map(|link| link.sequence) {
-            None => loose.push((file, text)),
+    for found in all {
+        let found = found?;
+        match found.receipt.chain.as_ref().map(|link| link.sequence) {
+            None => loose.push(found),
             Some(n) if chained.contains_key(&n) => {
                 let why = format!("{} is number {n} already", chained[&n].file);
-                return Err(Flaw::Added { file, why });
+                return Err(Flaw::Added { file: found.file, why });
             }
-            Some(n) => drop(chained.insert(n, Found { file, text, receipt })),
+            Some(n) => drop(chained.insert(n, found)),
         }
     }
     seen.unchained = loose.len();
@@ -147,7 +164,7 @@ fn in_chain(
             None => return Err(Flaw::Removed { sequence: sequence + 1 }),
             Some(next) => next.receipt.chain.as_ref().map_or(&head.digest, |link| &link.previous),
         };
-        if digest(&found.text) != *after {
+        if found.digest != *after {
             return Err(changed("its digest is not the one that was noted"));
         }
         let signature = found.receipt.signature.as_ref();
@@ -173,7 +190,7 @@ fn is_signed(key: &Public, signature: Option<&Signature>, message: &[u8]) -> boo
 }
 
 /// Receipts without a place in the chain must be those that it began with.
-fn from_before(receipts: &Receipts, head: &Head, loose: &[(String, Vec<u8>)]) -> Result<(), Flaw> {
+fn from_before(receipts: &Receipts, head: &Head, loose: &[Found]) -> Result<(), Flaw> {
     let text = fs::read(receipts.dir.join(BEFORE)).unwrap_or_default();
     let list: BTreeMap<String, String> = match &head.before {
         None => BTreeMap::new(),
@@ -185,11 +202,11 @@ fn from_before(receipts: &Receipts, head: &Head, loose: &[(String, Vec<u8>)]) ->
             return Err(Flaw::Changed { file: BEFORE.to_owned(), why });
         }
     };
-    for (file, text) in loose {
-        let file = file.clone();
+    for found in loose {
+        let file = found.file.clone();
         match list.get(&file) {
             None => return Err(Flaw::Added { file, why: "it is not in the chain".to_owned() }),
-            Some(expected) if *expected != digest(text) => {
+            Some(expected) if *expected != found.digest => {
                 let why = "its digest is not the one that was noted".to_owned();
                 return Err(Flaw::Changed { file, why });
             }
@@ -314,6 +331,11 @@ mod tests {
         Receipts::new(&dir).forget(&[dir.join("a.0.json")], None);
         let seen = verify(&dir, None).unwrap();
         assert_eq!((seen.chained, seen.first, seen.flaw), (2, 2, None));
+        // One whose user makes it the last of all does not take the rest along.
+        rewrite(&dir.join("b.1.json"), |r| r.chain.as_mut().unwrap().sequence = 1 << 60);
+        Receipts::new(&dir).forget(&[dir.join("b.1.json")], None);
+        let seen = verify(&dir, None).unwrap();
+        assert_eq!((seen.chained, seen.first, seen.flaw), (1, 3, None));
     }
 
     #[test]
