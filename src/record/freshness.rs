@@ -1,6 +1,7 @@
 //! The node's baseline, and the lock under which a user's things are removed.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -34,7 +35,7 @@ pub fn load(path: &Path) -> Result<Option<Baseline>, Problem> {
     };
     // A pipe there must not hold a prolog up.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = match opened {
+    let mut file = match opened {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| wrong(e.to_string()))?,
     };
@@ -47,8 +48,9 @@ pub fn load(path: &Path) -> Result<Option<Baseline>, Problem> {
         let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
         return Err(wrong(format!("others can write it: it is uid {uid}'s, mode {mode:o}")));
     }
-    let found: Baseline =
-        serde_json::from_reader(std::io::BufReader::new(file)).map_err(|e| wrong(e.to_string()))?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(|e| wrong(e.to_string()))?;
+    let found: Baseline = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
     if found.version != 1 {
         return Err(wrong(format!(
             "is of form {}, which this denovo does not know",

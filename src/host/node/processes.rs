@@ -73,16 +73,19 @@ pub fn owner(pid: i32) -> Option<u32> {
     field.split_ascii_whitespace().next()?.parse().ok()
 }
 
-struct Stat {
-    name: String,
-    state: char,
-    parent: i32,
-    flags: u64,
-    threads: u64,
-    started: u64,
+/// Fields of /proc/PID/stat (proc_pid_stat(5)).
+pub struct Stat {
+    pub name: String,
+    pub state: char,
+    pub parent: i32,
+    pub flags: u64,
+    pub threads: u64,
+    /// Clock ticks after boot.
+    pub started: u64,
 }
 
-fn stat(pid: i32) -> Option<Stat> {
+/// Of a process that is there.
+pub fn stat(pid: i32) -> Option<Stat> {
     let file = File::open(format!("/proc/{pid}/stat")).ok()?;
     let mut text = [0; 512];
     let length = rustix::io::read(&file, &mut text[..]).ok()?;

@@ -19,6 +19,7 @@ use receipt::{Last, bare_receipt, keep, look, receipt};
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
 use super::stage::{self, Collected};
+use crate::host::node::{ProcessStat, process_stat};
 use crate::host::{Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
@@ -380,11 +381,8 @@ fn undead(record: Option<&JobRecord>, id: &str) -> Problem {
 
 /// `pid 17 (cp) in state D`.
 fn describe(pid: i32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (start, rest) = stat.rsplit_once(')')?;
-    let name = start.split_once('(')?.1;
+    let ProcessStat { name, state, .. } = process_stat(pid)?;
     let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect();
-    let state = rest.trim_start().chars().next()?;
     (state != 'Z').then(|| format!("pid {pid} ({name}) in state {state}"))
 }
 
