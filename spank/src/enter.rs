@@ -157,19 +157,25 @@ pub fn environment(
 fn filter(step: &Step) -> Result<(), String> {
     const SET_MODE_FILTER: libc::c_uint = 1;
     const NEW_LISTENER: u32 = 1 << 3;
-    let (program, flags) = &step.filter;
-    let len = u16::try_from(program.len() / 8).map_err(|e| e.to_string())?;
-    let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: the kernel copies the program byte by byte and only reads it;
-    // len counts whole instructions.
-    let rc = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, *flags, &raw const prog) };
-    done(rc, "seccomp")?;
-    if flags & NEW_LISTENER == 0 {
-        return Ok(());
+    let mut taken = Ok(());
+    for (program, flags) in &step.filters {
+        let len = u16::try_from(program.len() / 8).map_err(|e| e.to_string())?;
+        let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+        // SAFETY: the kernel copies the program byte by byte and only reads it;
+        // len counts whole instructions.
+        let rc =
+            unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, *flags, &raw const prog) };
+        taken = done(rc, "seccomp");
+        if taken.is_ok() && flags & NEW_LISTENER != 0 {
+            // SAFETY: the call succeeded, so that it is a descriptor of ours alone.
+            let listener = unsafe { OwnedFd::from_raw_fd(rc as i32) };
+            return monitor::answer(step, &listener);
+        }
+        if taken.is_ok() {
+            break;
+        }
     }
-    // SAFETY: the call succeeded, so that it is a descriptor of ours alone.
-    let listener = unsafe { OwnedFd::from_raw_fd(rc as i32) };
-    monitor::answer(step, &listener)
+    taken
 }
 
 fn identity(path: &str) -> Option<(u64, u64)> {

@@ -38,8 +38,9 @@ pub struct Step {
     pub unset: Vec<String>,
     pub moved: Vec<(String, String)>,
     pub set: Vec<String>,
-    /// Instructions of 8 bytes, and the flags of seccomp(2).
-    pub filter: (Vec<u8>, u32),
+    /// Instructions of 8 bytes, and the flags of seccomp(2); the first that
+    /// the kernel gives is taken.
+    pub filters: Vec<(Vec<u8>, u32)>,
     /// Kept open: as long as it is, the step counts as being inside.
     socket: OwnedFd,
 }
@@ -85,6 +86,10 @@ pub fn bring(base: &Path, job: u64, path: &str) -> Result<OwnedFd, String> {
 /// The listener of a task's filter; there is no reply.
 pub fn answer(step: &Step, listener: &OwnedFd) -> Result<(), String> {
     say(&step.socket, &json!("answer"), listener)
+}
+
+fn filter(pair: &Value) -> Option<(Vec<u8>, u32)> {
+    Some((bytes(&pair[0])?, u32::try_from(pair[1].as_u64()?).ok()?))
 }
 
 fn bytes(list: &Value) -> Option<Vec<u8>> {
@@ -144,7 +149,7 @@ fn parse(step: &Value, fds: Vec<OwnedFd>, socket: OwnedFd) -> Option<Step> {
         v1_doors,
         v2_door,
         bounding: step["bounding"].as_u64()?,
-        filter: (bytes(&step["filter"][0])?, u32::try_from(step["filter"][1].as_u64()?).ok()?),
+        filters: step["filters"].as_array()?.iter().map(filter).collect::<Option<_>>()?,
         cpus,
         bundle: step["bundle"].as_str()?.to_owned(),
         unset: texts(&step["unset"])?,

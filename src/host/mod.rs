@@ -15,6 +15,7 @@ pub mod hardware;
 pub mod lsm;
 pub mod mpi;
 pub mod node;
+pub mod process;
 pub mod resctrl;
 pub mod user_namespace;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::spec::{Attributes, Capabilities, Process, User};
 use super::text::CText;
+use crate::host::process;
 use crate::problem::Problem;
 
 /// A process that enters a job's environment.
@@ -244,13 +245,14 @@ pub fn default_id() -> String {
     }
     // Ranks of one launcher on one node have one parent: Open MPI's orted or
     // mpirun, MPICH's hydra proxy. Its pid alone could come again.
+    let start = |pid| process::started(pid).unwrap_or_default();
     if std::env::vars()
         .any(|(name, _)| name.starts_with("PMI") || name.starts_with("OMPI_COMM_WORLD"))
     {
         let parent = nix::unistd::getppid().as_raw();
-        return format!("mpi-{parent}-{}", start_of(parent));
+        return format!("mpi-{parent}-{}", start(parent));
     }
-    format!("run-{}-{}", std::process::id(), start_of(std::process::id() as i32))
+    format!("run-{}-{}", std::process::id(), start(std::process::id() as i32))
 }
 
 fn is_id(text: &str) -> bool {
@@ -258,13 +260,6 @@ fn is_id(text: &str) -> bool {
         && text.len() <= 128
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         && !text.starts_with('.')
-}
-
-/// Start time of a process in clock ticks after boot (proc_pid_stat(5)).
-fn start_of(pid: i32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    rest.split_ascii_whitespace().nth(19).and_then(|f| f.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::process::Stat;
 use crate::kernel::sys;
 
 /// A process by pid and start time (field 22 of /proc/PID/stat, proc(5)).
@@ -14,16 +15,10 @@ pub struct ProcessName {
     pub started: u64,
 }
 
-/// Fields of /proc/PID/stat that we use.
-struct Stat {
-    state: u8,
-    started: u64,
-}
-
 impl ProcessName {
     /// Names a process that runs now.
     pub fn of(pid: i32) -> Option<Self> {
-        stat(pid).map(|s| Self { pid, started: s.started })
+        seen(pid).map(|(_, started)| Self { pid, started })
     }
 
     pub fn own() -> Option<Self> {
@@ -32,8 +27,9 @@ impl ProcessName {
 
     /// Whether it still runs; one that only waits to be reaped does not.
     pub fn alive(&self) -> bool {
-        stat(self.pid)
-            .is_some_and(|s| s.started == self.started && s.state != b'Z' && s.state != b'X')
+        seen(self.pid).is_some_and(|(state, started)| {
+            started == self.started && state != b'Z' && state != b'X'
+        })
     }
 
     /// A descriptor for just this process: opened first, compared second, so
@@ -44,22 +40,14 @@ impl ProcessName {
     }
 }
 
-fn stat(pid: i32) -> Option<Stat> {
+/// State and start.
+fn seen(pid: i32) -> Option<(u8, u64)> {
     let file = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?;
     // The fields asked for are in the first half of it.
     let mut text = [0; 512];
     let length = rustix::io::read(&file, &mut text[..]).ok()?;
-    parse(&text[..length])
-}
-
-/// The name in parentheses can hold anything, so fields count from its end.
-fn parse(text: &[u8]) -> Option<Stat> {
-    let end = text.iter().rposition(|b| *b == b')')?;
-    let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    Some(Stat { state, started })
+    let stat = Stat::parse(&text[..length])?;
+    Some((stat.state()?, stat.started()?))
 }
 
 #[cfg(test)]
@@ -71,12 +59,5 @@ mod tests {
         let own = ProcessName::own().expect("own stat");
         assert!(own.alive());
         assert!(!ProcessName { started: own.started + 1, ..own }.alive());
-    }
-
-    #[test]
-    fn a_name_with_parentheses_and_blanks_is_read_over() {
-        let line = b"7 (a) b (c)) S 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
-        let stat = parse(line).expect("parsed");
-        assert_eq!((stat.state, stat.started), (b'S', 4242));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -10,7 +11,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use crate::kernel::channel::{Channel, send_with};
+use crate::kernel::channel::{self, Channel, receive_with, send_with};
+use crate::kernel::launch::{Born, Failure};
 use crate::kernel::sys;
 use crate::policy::spec::Kind;
 
@@ -27,6 +29,37 @@ pub const NAMESPACES: [(Kind, &std::ffi::CStr); 8] = [
     (Kind::Time, c"/proc/self/ns/time_for_children"),
     (Kind::Mount, c"/proc/self/ns/mnt"),
 ];
+
+/// The first packet of init: its namespaces, or why it failed.
+///
+/// # Errors
+/// What init could not do, in its own words.
+pub fn namespaces(born: &Born) -> Result<Vec<(Kind, OwnedFd)>, Failure> {
+    let mut buffer = [0u8; 1024];
+    let died =
+        |errno| Failure { step: None, call: "the environment's init".into(), errno, note: None };
+    let (length, fds) = receive_with(born.channel.as_owned(), &mut buffer).map_err(died)?;
+    if buffer[..length] == *b"n" && fds.len() == NAMESPACES.len() {
+        let all = NAMESPACES.iter().zip(fds);
+        return Ok(all
+            .filter(|((_, own), fd)| differs(own, fd))
+            .map(|((kind, _), fd)| (*kind, fd))
+            .collect());
+    }
+    match channel::parse(&buffer[..length], None) {
+        Ok(channel::Heard::Failed { step, errno, call }) => {
+            Err(Failure { step: Some(step), call, errno, note: None })
+        }
+        _ => Err(died(Errno::ECONNRESET)),
+    }
+}
+
+/// Whether a namespace is another than ours: the node's own need not be
+/// entered, and could not be from inside the new user namespace.
+fn differs(own: &std::ffi::CStr, theirs: &OwnedFd) -> bool {
+    let own = nix::sys::stat::stat(own).map(|s| (s.st_dev, s.st_ino));
+    nix::sys::stat::fstat(theirs).map(|s| (s.st_dev, s.st_ino)) != own
+}
 
 /// Runs as pid 1 until the monitor is gone; gives the exit code.
 pub fn main(monitor: &Channel) -> i32 {

@@ -16,10 +16,10 @@ use super::provisions::{self, Viewer};
 use super::{groups, init, stage, steps};
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, accept, receive_with};
+use crate::kernel::failure;
 use crate::kernel::launch::{Born, Extra, Failure, launch};
 use crate::kernel::sys::{self, Forked};
 use crate::kernel::timings::{self, Stage};
-use crate::kernel::{channel, failure};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
 use crate::policy::spec::Kind;
@@ -210,13 +210,12 @@ impl Monitor {
         };
         let viewer = provided.viewer();
         orders.record.init = ProcessName::of(born.pid);
-        let raised = Self::receive_namespaces(&born)
-            .map_err(|f| refuse(&orders.plan, &f))
-            .and_then(|namespaces| {
+        let raised =
+            init::namespaces(&born).map_err(|f| refuse(&orders.plan, &f)).and_then(|namespaces| {
                 timings::done(Stage::Inside);
                 let path = orders.jobs.socket(&orders.record.id);
                 let listener = super::sockets::listen(&path)?;
-                open_to(&path, orders.record.uid)?;
+                super::sockets::open_to(&path, orders.record.uid)?;
                 orders.jobs.save(&orders.record)?;
                 timings::done(Stage::Finish);
                 Ok((namespaces, listener))
@@ -242,31 +241,6 @@ impl Monitor {
                 provisions::end(viewer);
                 Err(undo(&orders, problems))
             }
-        }
-    }
-
-    /// The first packet of init: its namespaces, or why it failed.
-    fn receive_namespaces(born: &Born) -> Result<Vec<(Kind, OwnedFd)>, Failure> {
-        let mut buffer = [0u8; 1024];
-        let died = |errno| Failure {
-            step: None,
-            call: "the environment's init".into(),
-            errno,
-            note: None,
-        };
-        let (length, fds) = receive_with(born.channel.as_owned(), &mut buffer).map_err(died)?;
-        if buffer[..length] == *b"n" && fds.len() == init::NAMESPACES.len() {
-            let all = init::NAMESPACES.iter().zip(fds);
-            return Ok(all
-                .filter(|((_, own), fd)| differs(own, fd))
-                .map(|((kind, _), fd)| (*kind, fd))
-                .collect());
-        }
-        match channel::parse(&buffer[..length], None) {
-            Ok(channel::Heard::Failed { step, errno, call }) => {
-                Err(Failure { step: Some(step), call, errno, note: None })
-            }
-            _ => Err(died(Errno::ECONNRESET)),
         }
     }
 
@@ -518,25 +492,4 @@ impl Monitor {
         stage::take_back(&self.orders.jobs, &self.orders.record);
         drop(self.waiting);
     }
-}
-
-/// Whether a namespace is another than ours: the node's own need not be
-/// entered, and could not be from inside the new user namespace.
-fn differs(own: &std::ffi::CStr, theirs: &OwnedFd) -> bool {
-    let own = nix::sys::stat::stat(own).map(|s| (s.st_dev, s.st_ino));
-    nix::sys::stat::fstat(theirs).map(|s| (s.st_dev, s.st_ino)) != own
-}
-
-/// Only the environment's user (and root) may connect.
-fn open_to(path: &std::path::Path, uid: u32) -> Result<(), Problem> {
-    use std::os::unix::fs::{PermissionsExt, chown};
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| {
-            if uid == nix::unistd::geteuid().as_raw() {
-                Ok(())
-            } else {
-                chown(path, Some(uid), None)
-            }
-        })
-        .map_err(|e| Problem::site(format!("{}: {e}", path.display())))
 }

@@ -80,10 +80,10 @@ pub struct Step {
     pub uid: u32,
     /// Capabilities (capabilities(7)) that a process of root may ever get.
     pub bounding: u64,
-    /// Program (8 bytes for each instruction) and flags of the system call
-    /// filter of a task; the listener that it may give goes into a
-    /// [`Request::Answer`].
-    pub filter: (Vec<u8>, u32),
+    /// Programs (8 bytes for each instruction) and flags of system call
+    /// filters: a task takes the first that the kernel gives it. A listener
+    /// goes into a [`Request::Answer`].
+    pub filters: Vec<(Vec<u8>, u32)>,
     /// Where no group can hold the processes on their CPUs.
     pub cpus: Option<Vec<u32>>,
     /// The image or bundle that was asked for when it was made.

@@ -94,3 +94,20 @@ pub fn send_terminal(path: &Path, master: &OwnedFd) -> Result<(), Problem> {
             .hint("it must be a socket on which somebody listens for the terminal")
     })
 }
+
+/// Only the environment's user (and root) may connect.
+///
+/// # Errors
+/// As chmod(2) and chown(2).
+pub fn open_to(path: &std::path::Path, uid: u32) -> Result<(), Problem> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| {
+            if uid == nix::unistd::geteuid().as_raw() {
+                Ok(())
+            } else {
+                chown(path, Some(uid), None)
+            }
+        })
+        .map_err(|e| Problem::site(format!("{}: {e}", path.display())))
+}

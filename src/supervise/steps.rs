@@ -17,7 +17,9 @@ use crate::policy::spec::Kind;
 
 /// `answered`: somebody answers sysinfo(2).
 pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>, answered: bool) -> Step {
-    let filter = filter::of_a_job(answered, orders.kernel);
+    // Below another listener the kernel gives none.
+    let answers = if answered { &[true, false][..] } else { &[false] };
+    let filters = answers.iter().map(|answered| filter::of_a_job(*answered, orders.kernel));
     let host = orders.record.bundle == "host";
     let v1 = orders.plan.cgroup.groups.iter().filter(|g| g.at.version == Version::V1);
     let left = rank::left_outside(host);
@@ -33,7 +35,7 @@ pub fn step(orders: &Orders, doors: &Doors, namespaces: Vec<Kind>, answered: boo
         v2_door: doors.v2_dir.is_some(),
         uid: orders.record.uid,
         bounding: rank::bounding(orders.record.uid),
-        filter: (filter.program, filter.flags),
+        filters: filters.map(|filter| (filter.program, filter.flags)).collect(),
         cpus: orders.affinity.clone(),
         bundle: asked.unwrap_or_else(|| "host".to_owned()),
         unset: left.map(str::to_owned).collect(),

@@ -168,6 +168,37 @@ echo locks $(wc -c </proc/locks) slab $(cat /proc/slabinfo 2>/dev/null | wc -c) 
 }
 
 #[test]
+fn below_another_listener_a_job_goes_without_an_answer_of_its_own() {
+    let test = "below_another_listener_a_job_goes_without_an_answer_of_its_own";
+    for place in Place::each(test) {
+        // A filter that allows all, with a listener that stays open.
+        let script = format!(
+            "import ctypes, os, struct, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+code = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
+class Prog(ctypes.Structure):
+    _fields_ = [('len', ctypes.c_ushort), ('code', ctypes.c_void_p)]
+prog = Prog(1, ctypes.addressof(code))
+fd = libc.syscall({}, 1, 8, ctypes.byref(prog))
+assert fd >= 0, ctypes.get_errno()
+sys.exit(subprocess.run(sys.argv[1:]).returncode)",
+            libc::SYS_seccomp
+        );
+        let run = place.node(&["job", "run", "--", "sh", "-c", "getconf _PHYS_PAGES; exit 7"]);
+        let mut around = place.program("python3");
+        around.args(["-c", &script]).arg(run.get_program()).args(run.get_args());
+        for (name, value) in run.get_envs() {
+            if let Some(value) = value {
+                around.env(name, value);
+            }
+        }
+        let ran = place.finish(around).expect(7, "the command's own status");
+        assert!(ran.out.trim().parse::<u64>().unwrap() > 0, "{ran:?}");
+    }
+}
+
+#[test]
 fn without_fuse_what_tells_most_says_nothing() {
     let test = "without_fuse_what_tells_most_says_nothing";
     let Some(place) = Place::user(test) else { return };

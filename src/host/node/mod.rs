@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use amounts::{Amounts, Clock};
 pub use ipc::keys;
-pub use processes::{Stat as ProcessStat, boot_time, owner as process_owner, stat as process_stat};
+pub use processes::{boot_time, owner as process_owner};
 pub use settings::file as setting_file;
 
 /// Kinds of what can be on a node; their names are those of the site's file.

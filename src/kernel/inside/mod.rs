@@ -6,6 +6,7 @@
 mod attributes;
 mod become_process;
 mod copy_up;
+mod devices;
 mod hooks;
 mod links;
 pub mod older;
@@ -14,7 +15,7 @@ mod root;
 mod seal;
 mod views;
 
-pub use place::devices_of_root;
+pub use devices::devices_of_root;
 pub use views::{Views, device as fuse_device, usable as fuse_usable};
 
 use std::convert::Infallible;

@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::sys;
-use crate::host::node::{Clock, Handle, Kind, process_stat};
+use crate::host::node::{Clock, Handle, Kind};
+use crate::host::process;
 
 /// How long killed processes may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -114,7 +115,7 @@ pub fn end(processes: &[(i32, u64)]) -> Vec<usize> {
     for (place, (pid, started)) in processes.iter().enumerate() {
         // Opened first, compared second, so that no other can slip in.
         let Ok(pidfd) = sys::pidfd_open(*pid) else { continue };
-        if process_stat(*pid).is_some_and(|stat| stat.started == *started)
+        if process::started(*pid) == Some(*started)
             && sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).is_ok()
         {
             open.push((place, pidfd));

@@ -114,6 +114,13 @@ pub fn shared_words() -> Result<&'static [AtomicU64], Errno> {
     Ok(unsafe { std::slice::from_raw_parts(start.cast::<AtomicU64>(), WORDS) })
 }
 
+/// Bytes of a page of memory (sysconf(3)).
+pub fn page_size() -> u64 {
+    // SAFETY: a number in, a number out.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
 /// Gives memory back before a long wait: what malloc holds free, and the
 /// pages of our own code and constants, which come back when touched.
 pub fn shrink() {
@@ -124,7 +131,7 @@ pub fn shrink() {
     }
     // SAFETY: malloc_trim only returns free memory to the kernel.
     unsafe { malloc_trim(0) };
-    let page = 4096usize;
+    let page = page_size() as usize;
     let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
     let (start, end) = (start.next_multiple_of(page), end / page * page);
     if start < end {

@@ -12,7 +12,7 @@ mod process;
 mod terminal;
 
 pub use loopdev::{loop_backing, loop_configure, loop_free};
-pub use memory::{prefault, set_command_line, set_process_name, shared_words, shrink};
+pub use memory::{page_size, prefault, set_command_line, set_process_name, shared_words, shrink};
 pub use mount::{attach, clone_tree, detached, map_ids, mknodat, mount, mount_setattr, pivot_here};
 pub use process::{ioprio_set, personality, sched_setattr, set_mempolicy, setxattr};
 pub use terminal::{pty_peer, set_controlling_terminal, set_window_size, window_size};

@@ -7,16 +7,18 @@ use crate::kernel::failure;
 use crate::kernel::launch::{Born, Extra, Failure, NotLaunched, launch_placed};
 use crate::kernel::timings::{self, Stage};
 use crate::plan::build;
-use crate::plan::inside::Join;
+use crate::plan::inside::{Inside, Join};
 use crate::plan::{self, Plan};
 use crate::policy::filter;
 use crate::policy::rank::{self, Rank};
+use crate::policy::spec::Kind;
 use crate::policy::text::CText;
 use crate::problem::Problem;
 use crate::supervise::container::Refusal;
 use crate::supervise::protocol::{self, Entry, Parting, Reply, Request};
 use crate::supervise::proxy::{Proxy, Signals};
 use crate::supervise::terminal::Relay;
+use nix::errno::Errno;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -112,6 +114,21 @@ pub(super) fn write_receipt(
 
 type Started = (Born, Option<OwnedFd>, bool);
 
+/// The way in, as the monitor gave it.
+struct Way {
+    namespaces: Vec<OwnedFd>,
+    doors: Doors,
+}
+
+impl Way {
+    fn new(entry: &Entry, fds: Vec<OwnedFd>) -> Self {
+        let mut fds = fds.into_iter();
+        let namespaces = fds.by_ref().take(entry.namespaces.len()).collect();
+        let v1_tasks = fds.by_ref().take(entry.v1_doors).collect();
+        Self { namespaces, doors: Doors { v1_tasks, v2_dir: fds.next(), holder: None } }
+    }
+}
+
 fn start_inside(
     entry: &Entry,
     fds: Vec<OwnedFd>,
@@ -122,53 +139,95 @@ fn start_inside(
     use std::io::IsTerminal;
     timings::done(Stage::Join);
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let (mut fds, kinds) = (fds.into_iter(), &entry.namespaces);
-    let namespaces: Vec<OwnedFd> = fds.by_ref().take(kinds.len()).collect();
-    let v1_tasks: Vec<OwnedFd> = fds.by_ref().take(entry.v1_doors).collect();
-    let doors = Doors { v1_tasks, v2_dir: fds.next(), holder: None };
-    let join = kinds
-        .iter()
-        .zip(&namespaces)
-        .map(|(kind, fd)| Join {
-            kind: *kind,
-            path: CText::lossy(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-        })
-        .collect();
+    let way = Way::new(entry, fds);
+    let plan = plan(entry, &way, command, terminal, entry.answered)?;
+    timings::done(Stage::Plan);
+    match start(&plan, entry, &way.doors, signals, socket) {
+        Err(NotStarted::ListenerTaken) => {
+            let plan = self::plan(entry, &way, command, terminal, false)?;
+            start(&plan, entry, &way.doors, signals, socket)
+        }
+        result => result,
+    }
+    .map(|(born, master)| (born, master, !terminal))
+    .map_err(NotStarted::refusal)
+}
+
+/// `answered`: the process's sysinfo(2) is left to the environment's views.
+fn plan(
+    entry: &Entry,
+    way: &Way,
+    command: &Command,
+    terminal: bool,
+    answered: bool,
+) -> Result<Plan, Refusal> {
+    let join = |(kind, fd): (&Kind, &OwnedFd)| Join {
+        kind: *kind,
+        path: CText::lossy(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+    };
     let own = std::env::vars_os();
+    let host = entry.bundle == "host";
     let rank = Rank {
         uid: entry.uid,
         gid: entry.gid,
         groups: (nix::unistd::geteuid().as_raw() != entry.uid).then(|| entry.groups.clone()),
         args: &command.args,
-        env: rank::environment(
-            own,
-            &entry.env,
-            &command.env,
-            command.clean_env,
-            entry.bundle == "host",
-        ),
+        env: rank::environment(own, &entry.env, &command.env, command.clean_env, host),
         cwd: command.cwd.as_deref(),
         here: std::env::current_dir().ok(),
         terminal,
         cpus: entry.cpus.as_deref(),
     };
     let process = rank.process()?;
-    let filter = filter::of_a_job(entry.answered, entry.kernel);
-    let plan = Plan {
+    let filter = filter::of_a_job(answered, entry.kernel);
+    let grouped = !way.doors.v1_tasks.is_empty();
+    let joins = entry.namespaces.iter().zip(&way.namespaces).map(join);
+    Ok(Plan {
         cgroup: plan::cgroup::CgroupPlan::default(),
-        launch: plan::Launch::joining(join),
-        inside: build::rank_steps(
-            &process,
-            rank.directories(),
-            rank.cpus,
-            !doors.v1_tasks.is_empty(),
-            &filter,
-        ),
+        launch: plan::Launch::joining(joins.collect()),
+        inside: build::rank_steps(&process, rank.directories(), rank.cpus, grouped, &filter),
         program: Some(build::program(&process)),
-        seccomp: Some((filter.program.clone(), filter.flags)),
+        seccomp: Some((filter.program, filter.flags)),
         hooks: crate::policy::spec::Hooks::default(),
-    };
-    timings::done(Stage::Plan);
+    })
+}
+
+/// Why no process of the job was started.
+enum NotStarted {
+    Refused(Refusal),
+    /// A filter around the caller has a listener, and there can be only one
+    /// (seccomp(2), EBUSY): the process goes without an answer of its own.
+    ListenerTaken,
+}
+
+impl NotStarted {
+    fn of(plan: &Plan, f: &Failure) -> Self {
+        let step = f.step.and_then(|index| plan.inside.get(index));
+        if f.errno == Errno::EBUSY && matches!(step, Some(Inside::Seccomp)) {
+            return Self::ListenerTaken;
+        }
+        let problems = vec![failure::explain(plan, f)];
+        Self::Refused(Refusal { problems, code: failure::exit_code(plan, f) })
+    }
+
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::ListenerTaken => {
+                Problem::kernel("seccomp: a filter around the caller has a listener").into()
+            }
+        }
+    }
+}
+
+/// The process, and its terminal if it has one.
+fn start(
+    plan: &Plan,
+    entry: &Entry,
+    doors: &Doors,
+    signals: &Signals,
+    socket: &OwnedFd,
+) -> Result<(Born, Option<OwnedFd>), NotStarted> {
     let place = |pid: i32| -> Result<(), Problem> {
         if !entry.place {
             return Ok(());
@@ -189,20 +248,16 @@ fn start_inside(
         views: None,
         init: None,
     };
-    let refuse = |f: &Failure| Refusal {
-        problems: vec![failure::explain(&plan, f)],
-        code: failure::exit_code(&plan, f),
-    };
-    let born = launch_placed(&plan, &doors, &extra, &place).map_err(|e| match e {
-        NotLaunched::Failed(f) => refuse(&f),
-        NotLaunched::NotPlaced(problem) => problem.into(),
+    let born = launch_placed(plan, doors, &extra, &place).map_err(|e| match e {
+        NotLaunched::Failed(f) => NotStarted::of(plan, &f),
+        NotLaunched::NotPlaced(problem) => NotStarted::Refused(problem.into()),
     })?;
     let mut master = None;
     loop {
         match born.next() {
             Err(f) => {
                 let _ = crate::supervise::proxy::exit_code(born.pid);
-                return Err(refuse(&f));
+                return Err(NotStarted::of(plan, &f));
             }
             Ok(Heard::Terminal(fd)) => master = Some(fd),
             Ok(Heard::Listener(fd)) => {
@@ -212,7 +267,7 @@ fn start_inside(
             Ok(Heard::Closed) => {
                 timings::done(Stage::Inside);
                 timings::report("join", &plan.inside);
-                return Ok((born, master, !terminal));
+                return Ok((born, master));
             }
             Ok(_) => {}
         }

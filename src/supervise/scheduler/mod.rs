@@ -19,7 +19,7 @@ use receipt::{Last, bare_receipt, keep, look, receipt};
 use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
 use super::stage::{self, Collected};
-use crate::host::node::{ProcessStat, process_stat};
+use crate::host::process::Stat;
 use crate::host::{Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
@@ -381,8 +381,11 @@ fn undead(record: Option<&JobRecord>, id: &str) -> Problem {
 
 /// `pid 17 (cp) in state D`.
 fn describe(pid: i32) -> Option<String> {
-    let ProcessStat { name, state, .. } = process_stat(pid)?;
-    let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect();
+    let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = Stat::parse(&line)?;
+    let name: String =
+        stat.name.iter().filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect();
+    let state = char::from(stat.state()?);
     (state != 'Z').then(|| format!("pid {pid} ({name}) in state {state}"))
 }
 

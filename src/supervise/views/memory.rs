@@ -3,9 +3,7 @@
 use std::fmt::Write;
 
 use super::counters::Memory;
-
-/// Bytes of a page.
-const PAGE: u64 = 4096;
+use crate::kernel::sys;
 
 /// What follows from the job's memory and the node's.
 pub(super) struct Sums {
@@ -93,24 +91,25 @@ fn value(name: &str, m: &Memory, sums: &Sums) -> u64 {
 /// where there is one.
 pub fn vmstat(node: &str, meminfo: &str, m: &Memory) -> String {
     let sums = m.sums(meminfo);
+    let page = sys::page_size();
     let mut text = String::with_capacity(node.len());
     for name in node.lines().filter_map(|line| line.split(' ').next()) {
         let count = match name {
-            "nr_free_pages" => sums.free / PAGE,
-            "nr_zone_inactive_anon" | "nr_inactive_anon" => m.inactive_anon / PAGE,
-            "nr_zone_active_anon" | "nr_active_anon" => m.active_anon / PAGE,
-            "nr_zone_inactive_file" | "nr_inactive_file" => m.inactive_file / PAGE,
-            "nr_zone_active_file" | "nr_active_file" => m.active_file / PAGE,
-            "nr_zone_unevictable" | "nr_unevictable" => m.unevictable / PAGE,
-            "nr_anon_pages" => m.anon / PAGE,
-            "nr_mapped" => m.mapped / PAGE,
-            "nr_file_pages" => m.file / PAGE,
-            "nr_dirty" => m.dirty / PAGE,
-            "nr_writeback" => m.writeback / PAGE,
-            "nr_shmem" => m.shmem / PAGE,
-            "nr_slab_reclaimable" => m.slab_reclaimable / PAGE,
-            "nr_slab_unreclaimable" => m.slab_unreclaimable / PAGE,
-            "nr_page_table_pages" => m.page_tables / PAGE,
+            "nr_free_pages" => sums.free / page,
+            "nr_zone_inactive_anon" | "nr_inactive_anon" => m.inactive_anon / page,
+            "nr_zone_active_anon" | "nr_active_anon" => m.active_anon / page,
+            "nr_zone_inactive_file" | "nr_inactive_file" => m.inactive_file / page,
+            "nr_zone_active_file" | "nr_active_file" => m.active_file / page,
+            "nr_zone_unevictable" | "nr_unevictable" => m.unevictable / page,
+            "nr_anon_pages" => m.anon / page,
+            "nr_mapped" => m.mapped / page,
+            "nr_file_pages" => m.file / page,
+            "nr_dirty" => m.dirty / page,
+            "nr_writeback" => m.writeback / page,
+            "nr_shmem" => m.shmem / page,
+            "nr_slab_reclaimable" => m.slab_reclaimable / page,
+            "nr_slab_unreclaimable" => m.slab_unreclaimable / page,
+            "nr_page_table_pages" => m.page_tables / page,
             "nr_kernel_stack" => m.kernel_stack / 1024,
             "pgfault" => m.faults,
             "pgmajfault" => m.major_faults,
@@ -212,6 +211,9 @@ mod tests {
     #[test]
     fn every_counter_of_the_nodes_is_there() {
         let text = vmstat("nr_free_pages 5\npgfault 900\nnuma_hit 7\n", NODE, &memory());
-        assert_eq!(text, format!("nr_free_pages {}\npgfault 0\nnuma_hit 0\n", 768 << 8));
+        assert_eq!(
+            text,
+            format!("nr_free_pages {}\npgfault 0\nnuma_hit 0\n", (768 << 20) / sys::page_size())
+        );
     }
 }

@@ -17,7 +17,8 @@ use super::counters::{
 };
 use super::kept::Kept;
 use crate::host::cpulist::parse_list;
-use crate::kernel::procfs;
+use crate::host::process::Stat;
+use crate::kernel::{procfs, sys};
 use crate::plan::cgroup::{CgroupPlan, Group, Version};
 use crate::policy::text::CText;
 
@@ -218,19 +219,17 @@ impl Share {
         let mut tasks = Tasks::default();
         let mut left = MOST_TASKS;
         for pid in self.numbers(".") {
-            let Some(stat) = self.own(&format!("{pid}/stat")) else { continue };
-            let Some(seen) = Stat::parse(&stat) else { continue };
-            tasks.add(&seen);
+            let Some(line) = self.own(&format!("{pid}/stat")) else { continue };
+            let Some(stat) = Stat::parse(line.as_bytes()) else { continue };
+            let count = tasks.add(&stat);
             left = left.saturating_sub(1);
-            if threads && seen.threads > 1 && left > 0 {
+            if threads && count > 1 && left > 0 {
                 let own = self.numbers(&format!("{pid}/task"));
                 for tid in own.into_iter().filter(|tid| *tid != pid).take(left) {
-                    let stat = self.own(&format!("{pid}/task/{tid}/stat"));
-                    if let Some(seen) = stat.as_deref().and_then(Stat::parse) {
-                        tasks.count_state(seen.state);
-                    }
+                    let line = self.own(&format!("{pid}/task/{tid}/stat")).unwrap_or_default();
+                    tasks.count_state(Stat::parse(line.as_bytes()).and_then(|s| s.state()));
                 }
-                left = left.saturating_sub(seen.threads as usize);
+                left = left.saturating_sub(count as usize);
             }
         }
         tasks
@@ -289,44 +288,24 @@ fn scheduled(text: &str, group: &Counted) -> Option<String> {
     Some(parts[..=job].join("/"))
 }
 
-/// The fields of /proc/PID/stat (proc_pid_stat(5)) that are of use here.
-struct Stat {
-    state: u8,
-    user: u64,
-    system: u64,
-    threads: u64,
-    resident: u64,
-}
-
-impl Stat {
-    fn parse(text: &str) -> Option<Self> {
-        // The name before it can hold anything, parentheses too.
-        let rest: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
-        let number = |field: usize| rest.get(field - 3)?.parse::<u64>().ok();
-        Some(Self {
-            state: *rest.first()?.as_bytes().first()?,
-            user: number(14)?,
-            system: number(15)?,
-            threads: number(20)?,
-            resident: number(24)?,
-        })
-    }
-}
-
 impl Tasks {
-    fn add(&mut self, stat: &Stat) {
+    /// Gives its number of threads.
+    fn add(&mut self, stat: &Stat<'_>) -> u64 {
         /// A tick of /proc is always a hundredth of a second (time(7)).
         const TICK: u64 = 10_000_000;
-        self.threads += stat.threads;
-        self.cpu.user += stat.user * TICK;
-        self.cpu.system += stat.system * TICK;
-        self.resident += stat.resident * 4096;
-        self.count_state(stat.state);
+        let number = |field| stat.number(field).unwrap_or_default();
+        let threads = number(20);
+        self.threads += threads;
+        self.cpu.user += number(14) * TICK;
+        self.cpu.system += number(15) * TICK;
+        self.resident += number(24) * sys::page_size();
+        self.count_state(stat.state());
+        threads
     }
 
-    fn count_state(&mut self, state: u8) {
-        self.running += u64::from(state == b'R');
-        self.blocked += u64::from(state == b'D');
+    fn count_state(&mut self, state: Option<u8>) {
+        self.running += u64::from(state == Some(b'R'));
+        self.blocked += u64::from(state == Some(b'D'));
     }
 }
 
@@ -340,15 +319,6 @@ fn parse_offset(text: &str) -> Option<i128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_is_read_past_its_name() {
-        let text = "17 (a) b) R 1 17 17 0 -1 4194304 99 0 0 0 250 50 0 0 20 0 4 0 77 1000 12 0";
-        let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.state, stat.user, stat.system), (b'R', 250, 50));
-        assert_eq!((stat.threads, stat.resident), (4, 12));
-        assert!(Stat::parse("17 (cut off").is_none());
-    }
 
     #[test]
     fn the_boot_clocks_offset() {
