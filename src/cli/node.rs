@@ -55,6 +55,9 @@ pub struct AuditArgs {
     compact_memory: bool,
 }
 
+/// Lines of users' things when a baseline is taken.
+const MOST_TOLD: usize = 20;
+
 pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
     match verb {
         Verb::Facts => {
@@ -92,8 +95,11 @@ fn baseline(context: &Context, args: &File) -> Result<i32, Refusal> {
     }
     only_root()?;
     let (baseline, users) = freshness::baseline(&site, file)?;
-    for what in users.iter().take(20) {
+    for what in users.iter().take(MOST_TOLD) {
         context.voice.warn(&format!("a user's, so this is no fresh node: {what}"));
+    }
+    if let Some(more) = users.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+        context.voice.warn(&format!("and {more} more of users'"));
     }
     let things: usize = baseline.things.values().map(std::collections::BTreeSet::len).sum();
     let settings = baseline.settings.len();

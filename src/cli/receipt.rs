@@ -86,6 +86,8 @@ fn verified(args: &Verify) -> Result<i32, Refusal> {
     let (first, last) = (seen.first, seen.last);
     if let Some(file) = file {
         out(format_args!("{}: as it was written, {signed}", file.to_string_lossy()));
+    } else if seen.chained == 0 {
+        out(format_args!("no receipts in a chain"));
     } else {
         out(format_args!(
             "{} receipts, {first} to {last}, as they were written, {signed}",

@@ -1,12 +1,14 @@
 //! The node's baseline, and the lock under which a user's things are removed.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use super::base;
+use super::process::ProcessName;
 use crate::policy::freshness::{Audit, Baseline};
 use crate::problem::Problem;
 
@@ -31,17 +33,24 @@ pub fn load(path: &Path) -> Result<Option<Baseline>, Problem> {
         Problem::site(format!("baseline {}: {why}", path.display()))
             .hint("denovo node baseline, on the freshly prepared node, records another")
     };
-    let file = match File::open(path) {
+    // A pipe there must not hold a prolog up.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let mut file = match opened {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| wrong(e.to_string()))?,
     };
     let meta = file.metadata().map_err(|e| wrong(e.to_string()))?;
     let own = nix::unistd::geteuid().as_raw();
-    if !meta.is_file() || meta.uid() != own || meta.mode() & 0o022 != 0 {
-        return Err(wrong("others can write it".to_owned()));
+    if !meta.is_file() {
+        return Err(wrong("is no regular file".to_owned()));
     }
-    let found: Baseline =
-        serde_json::from_reader(std::io::BufReader::new(file)).map_err(|e| wrong(e.to_string()))?;
+    if meta.uid() != own || meta.mode() & 0o022 != 0 {
+        let (uid, mode) = (meta.uid(), meta.mode() & 0o7777);
+        return Err(wrong(format!("others can write it: it is uid {uid}'s, mode {mode:o}")));
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(|e| wrong(e.to_string()))?;
+    let found: Baseline = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
     if found.version != 1 {
         return Err(wrong(format!(
             "is of form {}, which this denovo does not know",
@@ -56,22 +65,22 @@ pub fn load(path: &Path) -> Result<Option<Baseline>, Problem> {
 /// # Errors
 /// The directory cannot be written.
 pub fn save(path: &Path, baseline: &Baseline) -> Result<(), Problem> {
+    let another = |problem: Problem| problem.hint("name another file with --file FILE");
     let cannot = |e: std::io::Error| {
-        Problem::site(format!("{}: cannot be written: {e}", path.display()))
-            .hint("name another file with --file FILE")
+        another(Problem::site(format!("{}: cannot be written: {e}", path.display())))
     };
     if let Some(dir) = path.parent()
+        && !dir.as_os_str().is_empty()
         && !dir.is_dir()
     {
-        base::own_directory(dir, 0o755, nix::unistd::geteuid().as_raw())?;
+        base::own_directory(dir, 0o755, nix::unistd::geteuid().as_raw()).map_err(another)?;
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".new.{}", std::process::id()));
-    let new = PathBuf::from(name);
+    let begin = format!("{}.new.", path.file_name().unwrap_or_default().to_string_lossy());
+    let new = path.with_file_name(format!("{begin}{}", std::process::id()));
     let text = canonical(baseline)?;
+    sweep(&new, &begin);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    let _ = fs::remove_file(&new);
     options
         .open(&new)
         .and_then(|mut file| {
@@ -83,6 +92,18 @@ pub fn save(path: &Path, baseline: &Baseline) -> Result<(), Problem> {
             let _ = fs::remove_file(&new);
             cannot(e)
         })
+}
+
+/// Removes what writers that were killed left, and one of our own pid.
+fn sweep(new: &Path, begin: &str) {
+    let dir = new.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|n| n.strip_prefix(begin)?.parse().ok());
+        if pid.is_some_and(|pid| ProcessName::of(pid).is_none()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let _ = fs::remove_file(new);
 }
 
 /// Held by an epilog from the moment it looks whether a user has another job
@@ -136,4 +157,40 @@ pub fn take_audit(base: &Path, id: &str) -> Option<Audit> {
     let audit = serde_json::from_slice(&fs::read(&path).ok()?).ok();
     let _ = fs::remove_file(path);
     audit
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_baseline_is_read_only_where_nobody_else_can_have_written_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/b.json");
+        assert_eq!(load(&path).unwrap(), None);
+        let baseline = Baseline { version: 1, ..Baseline::default() };
+        // Of a writer that was killed; no process has such a pid.
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        fs::write(dir.path().join("sub/b.json.new.2147483647"), "{").unwrap();
+        save(&path, &baseline).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("sub")).unwrap().count(), 1);
+        assert_eq!(load(&path).unwrap(), Some(baseline));
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o620);
+        assert!(load(&path).unwrap_err().message.contains("others can write it"));
+        mode(0o600);
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for (place, words) in [(dir.path(), "no regular file"), (&pipe, "no regular file")] {
+            let problem = load(place).unwrap_err();
+            assert!(problem.message.contains(words), "{problem}");
+        }
+        for (text, words) in [("", "EOF"), ("{\"version\":", "EOF"), ("{}", "missing field")] {
+            fs::write(&path, text).unwrap();
+            let problem = load(&path).unwrap_err();
+            assert!(problem.message.contains(words), "{text:?}: {problem}");
+        }
+    }
 }

@@ -173,8 +173,13 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // The one thing that would outlive these namespaces.
+        // What would outlive these namespaces, if a test has failed.
         let _ = self.shell("losetup -j /tmp/disk | cut -d: -f1 | xargs -r losetup -d");
+        let of_jobs = format!("denovo-slurm-{}*", self.users / 100);
+        let _ = self.shell(&format!(
+            "rmdir /sys/fs/cgroup/{of_jobs}/step_0 /sys/fs/cgroup/pids/{of_jobs}/step_0 \
+             /sys/fs/cgroup/{of_jobs} /sys/fs/cgroup/pids/{of_jobs}"
+        ));
         // Whatever of this test's users still runs.
         for user in self.users..self.users + 10 {
             for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

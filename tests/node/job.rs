@@ -161,6 +161,30 @@ fn without_a_baseline_the_node_is_dirty_and_says_what_to_do() {
 }
 
 #[test]
+fn an_epilog_that_comes_again_leaves_the_receipt_and_the_chain_alone() {
+    let test = "an_epilog_that_comes_again_leaves_the_receipt_and_the_chain_alone";
+    let Some(node) = Node::new(test) else { return };
+    let uid = node.users;
+    node.baseline();
+    node.site("audit = true\ndrain = false");
+    node.slurm("prolog", 1, uid, false).expect(0, "prolog");
+    for time in ["first", "second", "third"] {
+        node.slurm("epilog", 1, uid, false).expect(0, time);
+        assert_eq!(node.receipt(1)["chain"]["sequence"], 1, "{time}");
+    }
+    node.denovo(&["receipt", "verify"]).expect(0, "verify");
+    // Others see that the whole is not theirs to check, not that it is broken.
+    let refused = node.as_user(uid + 1, "/mnt/denovo receipt verify /mnt/receipts");
+    assert_eq!(refused.code(), 125, "{refused:#?}");
+    assert!(refused.err.contains("the whole chain is for root"), "{refused:#?}");
+    // A prolog that looks leaves nothing where no epilog looks.
+    node.site("prolog = \"refuse\"\ndrain = false\nclean = []");
+    node.slurm("prolog", 2, uid, false).expect(0, "prolog");
+    node.slurm("epilog", 2, uid, false).expect(0, "epilog");
+    assert!(!node.shell("ls /mnt/state/freshness/*.json").status.success());
+}
+
+#[test]
 fn a_receipt_that_its_user_changes_is_found() {
     let Some(node) = Node::new("a_receipt_that_its_user_changes_is_found") else { return };
     let uid = node.users;

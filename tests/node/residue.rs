@@ -120,6 +120,20 @@ const TABLE: &[Row] = &[
         Cleaned,
     ),
     row(
+        "control group",
+        Root(
+            "d=/sys/fs/cgroup/pids; [ -d $d ] || d=/sys/fs/cgroup; mkdir -p $d/denovo-slurm-$J/step_0",
+        ),
+        "cgroup /denovo-slurm-",
+        Cleaned,
+    ),
+    row(
+        "interface",
+        Root("ip tuntap add dev left0 mode tun user $U"),
+        "interface interface left0",
+        Left,
+    ),
+    row(
         "another user's in a tree",
         Root("mkdir /tmp/mixed && echo x >/tmp/mixed/roots && chown $U /tmp/mixed"),
         "tmp /tmp/mixed/",

@@ -1,7 +1,11 @@
 //! Mounts, block devices, swap, network interfaces, modules.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::host::cgroups::unescape;
 
 use super::{Handle, Kind, Thing, line, names, shown};
 
@@ -9,68 +13,63 @@ fn thing(kind: Kind, key: String, what: String, owner: Option<u32>, handle: Hand
     Thing { kind, key, what, owner, made: None, job: None, handle }
 }
 
-/// Mounts of this mount namespace, without those that an autofs makes and
-/// takes away by itself (proc_pid_mountinfo(5)).
-pub fn mounts() -> Vec<Thing> {
-    let text = crate::host::text_of("/proc/self/mountinfo".as_ref()).unwrap_or_default();
-    parse_mounts(&text)
+/// A line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+struct Mount<'a> {
+    /// As the kernel counts: 12 bits and 20.
+    device: u64,
+    point: PathBuf,
+    kind: &'a str,
+    /// Of the file system, not of this mount.
+    options: &'a str,
 }
 
-fn parse_mounts(text: &str) -> Vec<Thing> {
-    let all: Vec<(PathBuf, &str, &str)> = text
-        .lines()
-        .filter_map(|line| {
-            let (mount, file_system) = line.split_once(" - ")?;
-            let mut fields = file_system.split(' ');
-            let (kind, options) = (fields.next()?, fields.nth(1).unwrap_or_default());
-            Some((unescape(mount.split(' ').nth(4)?), kind, options))
-        })
-        .collect();
+impl<'a> Mount<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut mount = mount.split(' ').skip(2);
+        let (major, minor) = mount.next()?.split_once(':')?;
+        let device = major.parse::<u64>().ok()? << 20 | minor.parse::<u64>().ok()?;
+        let point = OsString::from_vec(unescape(mount.nth(1)?.as_bytes())).into();
+        let mut fields = file_system.split(' ');
+        let (kind, options) = (fields.next()?, fields.nth(1).unwrap_or_default());
+        Some(Self { device, point, kind, options })
+    }
+
+    fn is_fuse(&self) -> bool {
+        matches!(self.kind, "fuse" | "fuseblk") || self.kind.starts_with("fuse.")
+    }
+}
+
+/// Mounts of this mount namespace, from the text of its mountinfo, without
+/// those that an autofs makes and takes away by itself.
+pub fn mounts(text: &str) -> Vec<Thing> {
+    let all: Vec<Mount> = text.lines().filter_map(Mount::parse).collect();
     let automatic: Vec<&PathBuf> =
-        all.iter().filter(|(_, kind, _)| *kind == "autofs").map(|(point, ..)| point).collect();
+        all.iter().filter(|m| m.kind == "autofs").map(|m| &m.point).collect();
     let by_itself = |point: &PathBuf| automatic.iter().any(|a| point != *a && point.starts_with(a));
-    let named = all.iter().filter(|(point, ..)| !by_itself(point));
-    named
-        .map(|(point, kind, options)| {
-            let fuse = *kind == "fuse" || *kind == "fuseblk" || kind.starts_with("fuse.");
-            let user = options.split(',').find_map(|o| o.strip_prefix("user_id="));
-            let at = shown(point);
+    all.iter()
+        .filter(|mount| !by_itself(&mount.point))
+        .map(|mount| {
+            let user = mount.options.split(',').find_map(|o| o.strip_prefix("user_id="));
+            let (at, kind) = (shown(&mount.point), mount.kind);
             thing(
-                if fuse { Kind::Fuse } else { Kind::Mount },
+                if mount.is_fuse() { Kind::Fuse } else { Kind::Mount },
                 format!("{at} {kind}"),
                 format!("{kind} on {at}"),
-                user.filter(|_| fuse).and_then(|u| u.parse().ok()),
-                Handle::Mount { point: point.clone() },
+                user.filter(|_| mount.is_fuse()).and_then(|u| u.parse().ok()),
+                Handle::Mount { point: mount.point.clone() },
             )
         })
         .collect()
 }
 
-/// `\040` and the like, as the kernel writes blanks in paths.
-fn unescape(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let bytes = text.as_bytes();
-    let (mut plain, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while at < bytes.len() {
-        let octal = text.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        let byte = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        plain.push(byte.unwrap_or(bytes[at]));
-        at += if byte.is_some() { 4 } else { 1 };
-    }
-    std::ffi::OsString::from_vec(plain).into()
-}
-
-/// Connections of fuse(4) whose mount is in another mount namespace.
-pub fn fuse(dir: Option<&Path>, mounts: &[Thing]) -> Vec<Thing> {
+/// Connections of fuse(4) whose mount is in another mount namespace. One's
+/// number is the device number of its mounts, which mountinfo tells: a stat of
+/// a file system whose server hangs would hang as well.
+pub fn fuse(dir: Option<&Path>, text: &str) -> Vec<Thing> {
     let Some(dir) = dir else { return Vec::new() };
-    let seen: Vec<u64> = mounts
-        .iter()
-        .filter(|t| t.kind == Kind::Fuse)
-        .filter_map(|t| match &t.handle {
-            Handle::Mount { point } => fuse_device(point),
-            _ => None,
-        })
-        .collect();
+    let mounts = text.lines().filter_map(Mount::parse).filter(Mount::is_fuse);
+    let seen: Vec<u64> = mounts.map(|m| m.device).collect();
     let numbers = names(dir).into_iter().filter_map(|n| n.parse::<u32>().ok());
     numbers
         .filter(|number| !seen.contains(&u64::from(*number)))
@@ -81,18 +80,6 @@ pub fn fuse(dir: Option<&Path>, mounts: &[Thing]) -> Vec<Thing> {
             Some(thing(Kind::Fuse, format!("connection {owner}"), what, Some(owner), handle))
         })
         .collect()
-}
-
-/// The device number of a mount, from mountinfo: a stat of a file system
-/// whose server hangs would hang as well.
-fn fuse_device(point: &Path) -> Option<u64> {
-    let text = crate::host::text_of("/proc/self/mountinfo".as_ref()).ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let (major, minor) = fields.nth(2)?.split_once(':')?;
-        let here = unescape(fields.nth(1)?) == point && major == "0";
-        if here { minor.parse().ok() } else { None }
-    })
 }
 
 /// Loop devices with a file behind them, and devices of the device mapper.
@@ -119,13 +106,16 @@ pub fn swaps() -> Vec<Thing> {
     areas.map(|a| thing(Kind::Swap, a.to_owned(), a.to_owned(), None, Handle::None)).collect()
 }
 
-/// Interfaces of this network namespace; those of tun(4) have an owner.
+/// Interfaces of this network namespace (/proc/net/dev, proc_pid_net(5)); those
+/// of tun(4) have an owner.
 pub fn interfaces() -> Vec<Thing> {
-    names("/sys/class/net")
-        .into_iter()
+    let text = crate::host::text_of("/proc/self/net/dev".as_ref()).unwrap_or_default();
+    let names = text.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    names
         .map(|name| {
             let owner = line(format!("/sys/class/net/{name}/owner")).and_then(|o| o.parse().ok());
-            thing(Kind::Interface, name.clone(), format!("interface {name}"), owner, Handle::None)
+            let what = format!("interface {name}");
+            thing(Kind::Interface, name.to_owned(), what, owner, Handle::None)
         })
         .collect()
 }
@@ -149,12 +139,26 @@ mod tests {
                     32 31 0:42 / /auto/ada rw - nfs4 s:/ada rw\n\
                     broken line\n";
         let all: Vec<(Kind, String, Option<u32>)> =
-            parse_mounts(text).into_iter().map(|t| (t.kind, t.key, t.owner)).collect();
+            mounts(text).into_iter().map(|t| (t.kind, t.key, t.owner)).collect();
         let expected = [
             (Kind::Mount, "/ ext4".to_owned(), None),
             (Kind::Fuse, "/home/a b fuse.sshfs".to_owned(), Some(61001)),
             (Kind::Mount, "/auto autofs".to_owned(), None),
         ];
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn only_connections_that_no_mount_here_has_are_out_of_sight() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in ["40", "8388609", "41"] {
+            std::fs::create_dir(dir.path().join(number)).unwrap();
+        }
+        let text = "30 21 0:40 / /home/ada rw - fuse.sshfs x rw,user_id=61001\n\
+                    31 21 8:1 / /media/disk rw - fuseblk /dev/sda1 rw,user_id=0\n\
+                    32 21 0:41 / /tmp rw - tmpfs x rw\n";
+        let all = fuse(Some(dir.path()), text);
+        let numbers: Vec<&Handle> = all.iter().map(|t| &t.handle).collect();
+        assert_eq!(numbers, [&Handle::Connection { number: 41 }]);
     }
 }

@@ -2,7 +2,7 @@
 //! write.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::{DirEntry, Metadata};
+use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -65,10 +65,14 @@ fn look(scope: &Scope<'_>, kind: Kind, place: &Path, device: u64, all: &mut Vec<
             left -= 1;
             let Ok(meta) = entry.metadata() else { continue };
             let path = entry.path();
-            let thing = thing(kind, &entry, &path, &meta);
-            let expected = (scope.known)(thing.kind, &thing.key);
+            let kind = if is_cache(&path, &meta) { Kind::Cache } else { kind };
+            let shown = shown(&path);
+            let key = format!("{shown} {}", meta.uid());
+            let expected = (scope.known)(kind, &key);
             let theirs = (scope.is_user)(meta.uid()) && !expected;
-            all.push(thing);
+            if scope.all || !expected {
+                all.push(thing(kind, key, shown + type_of(&meta), &path, &meta));
+            }
             // What is mounted there is a thing of its own, except for a
             // user's own /run/user/UID.
             let same = meta.dev() == device || kind == Kind::Run;
@@ -83,17 +87,19 @@ fn look(scope: &Scope<'_>, kind: Kind, place: &Path, device: u64, all: &mut Vec<
     whole
 }
 
-fn thing(kind: Kind, entry: &DirEntry, path: &Path, meta: &Metadata) -> Thing {
-    let uid = meta.uid();
-    // Where denovo keeps a user's unpacked images, and records.
-    let caches = [format!("/tmp/denovo-{uid}"), format!("/var/tmp/denovo-{uid}")];
-    let cache = caches.iter().any(|dir| path == Path::new(dir)) && meta.is_dir();
-    let shown = shown(path);
+/// Where denovo keeps a user's unpacked images, and records.
+fn is_cache(path: &Path, meta: &Metadata) -> bool {
+    meta.is_dir()
+        && ["/tmp", "/var/tmp"].iter().any(|dir| path.parent() == Some(Path::new(dir)))
+        && path.file_name().is_some_and(|name| *name == *format!("denovo-{}", meta.uid()))
+}
+
+fn thing(kind: Kind, key: String, what: String, path: &Path, meta: &Metadata) -> Thing {
     Thing {
-        kind: if cache { Kind::Cache } else { kind },
-        key: format!("{shown} {uid}"),
-        what: format!("{shown}{}", type_of(entry, meta)),
-        owner: Some(uid),
+        kind,
+        key,
+        what,
+        owner: Some(meta.uid()),
         made: made(meta),
         job: None,
         handle: Handle::File { path: path.to_owned(), device: meta.dev(), inode: meta.ino() },
@@ -107,8 +113,8 @@ fn made(meta: &Metadata) -> Option<u64> {
     born.map(|d| d.as_secs()).or_else(|| u64::try_from(meta.ctime()).ok())
 }
 
-fn type_of(entry: &DirEntry, meta: &Metadata) -> &'static str {
-    let Ok(kind) = entry.file_type() else { return "" };
+fn type_of(meta: &Metadata) -> &'static str {
+    let kind = meta.file_type();
     if kind.is_dir() {
         "/"
     } else if kind.is_symlink() {

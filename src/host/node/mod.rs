@@ -161,6 +161,9 @@ pub struct Thing {
 pub struct Scope<'a> {
     /// Whether something is expected: directories are looked into then.
     pub known: &'a dyn Fn(Kind, &str) -> bool,
+    /// Whether files that are expected are wanted too: there can be many, and
+    /// only a baseline has a use for them.
+    pub all: bool,
     /// Whether a uid is one of those that jobs run as.
     pub is_user: &'a dyn Fn(u32) -> bool,
     /// Further directories that everybody can write.
@@ -191,8 +194,9 @@ impl NodeState {
     /// read (by a user, or on a kernel without it) is not there.
     pub fn read(scope: &Scope<'_>) -> Self {
         let mut things = processes::read();
-        things.extend(devices::mounts());
-        things.extend(devices::fuse(scope.connections.as_deref(), &things));
+        let mounts = crate::host::text_of("/proc/self/mountinfo".as_ref()).unwrap_or_default();
+        things.extend(devices::mounts(&mounts));
+        things.extend(devices::fuse(scope.connections.as_deref(), &mounts));
         things.extend(groups::read(scope));
         things.extend(ipc::system_v());
         things.extend(scope.queues.as_deref().map_or(Vec::new(), ipc::queues));
@@ -220,6 +224,12 @@ impl NodeState {
             amounts,
         }
     }
+
+    /// Reads who has keys, and nothing else, another time.
+    pub fn read_keys_again(&mut self) {
+        self.things.retain(|thing| thing.kind != Kind::Keyring);
+        self.things.extend(ipc::keys());
+    }
 }
 
 /// The one line of a file of the kernel's, without its end.
@@ -243,7 +253,13 @@ fn names(dir: impl AsRef<Path>) -> Vec<String> {
 /// A path as people read it: what is no printable ASCII is escaped.
 fn shown(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    path.as_os_str().as_bytes().escape_ascii().to_string()
+    let bytes = path.as_os_str().as_bytes();
+    // Nearly all are plain, and to escape takes ten times as long.
+    let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'\\' | b'\'' | b'"');
+    match path.to_str().filter(|_| bytes.iter().all(plain)) {
+        Some(text) => text.to_owned(),
+        None => bytes.escape_ascii().to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -254,6 +270,7 @@ mod tests {
     fn this_node_is_read() {
         let state = NodeState::read(&Scope {
             known: &|_, _| true,
+            all: true,
             is_user: &|uid| uid >= 1000,
             directories: &[],
             queues: None,
@@ -264,6 +281,18 @@ mod tests {
         assert!(has(Kind::Process) && has(Kind::Mount), "{:?}", state.things);
         assert!(state.settings.contains_key("vm.swappiness"));
         assert!(state.amounts.memory_total > 0);
+    }
+
+    #[test]
+    fn paths_are_shown_so_that_they_are_one_line_of_ascii() {
+        for (path, expected) in [
+            ("/tmp/two words", "/tmp/two words"),
+            ("/tmp/a\nb\u{e9}", "/tmp/a\\nb\\xc3\\xa9"),
+            ("/tmp/\\'\"", "/tmp/\\\\\\'\\\""),
+            ("", ""),
+        ] {
+            assert_eq!(shown(Path::new(path)), expected, "{path:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use super::{Handle, Kind, Thing};
+use crate::host::process::Stat;
 
 /// `PF_KTHREAD` of linux/sched.h, in field 9 of /proc/PID/stat.
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -24,7 +25,7 @@ pub fn read() -> Vec<Thing> {
 /// of the administrator who took it.
 fn ancestors() -> Vec<i32> {
     let mut all = vec![std::process::id() as i32];
-    while let Some(parent) = all.last().and_then(|pid| stat(*pid)).map(|s| s.parent) {
+    while let Some(parent) = all.last().and_then(|pid| parent(*pid)) {
         if parent <= 1 || all.contains(&parent) {
             break;
         }
@@ -41,24 +42,26 @@ pub fn boot_time() -> u64 {
 }
 
 fn process(pid: i32, booted: u64) -> Option<Thing> {
-    let stat = stat(pid)?;
+    let mut text = [0; 512];
+    let stat = Stat::parse(line(pid, &mut text)?)?;
+    let started = stat.started()?;
     // One that only waits to be reaped has nothing left but its number; a
     // first thread can be gone while others run.
-    let over = matches!(stat.state, 'Z' | 'X') && stat.threads <= 1;
-    if stat.flags & KERNEL_THREAD != 0 || over {
+    let over = matches!(stat.state()?, b'Z' | b'X') && stat.number(20)? <= 1;
+    if stat.number(9)? & KERNEL_THREAD != 0 || over {
         return None;
     }
     let uid = owner(pid)?;
     let groups = crate::host::text_of(format!("/proc/{pid}/cgroup").as_ref()).unwrap_or_default();
-    let name = stat.name.as_bytes().escape_ascii().to_string();
+    let name = stat.name.escape_ascii().to_string();
     Some(Thing {
         kind: Kind::Process,
         key: format!("{uid} {name}"),
         what: format!("pid {pid} ({name})"),
         owner: Some(uid),
-        made: Some(booted + stat.started / TICKS),
+        made: Some(booted + started / TICKS),
         job: groups.lines().find_map(|line| super::groups::job(line.splitn(3, ':').nth(2)?)),
-        handle: Handle::Process { pid, started: stat.started },
+        handle: Handle::Process { pid, started },
     })
 }
 
@@ -73,47 +76,21 @@ pub fn owner(pid: i32) -> Option<u32> {
     field.split_ascii_whitespace().next()?.parse().ok()
 }
 
-struct Stat {
-    name: String,
-    state: char,
-    parent: i32,
-    flags: u64,
-    threads: u64,
-    started: u64,
-}
-
-fn stat(pid: i32) -> Option<Stat> {
+/// The line of /proc/PID/stat, into `text`: what is asked of it is in the first
+/// half.
+fn line(pid: i32, text: &mut [u8; 512]) -> Option<&[u8]> {
     let file = File::open(format!("/proc/{pid}/stat")).ok()?;
-    let mut text = [0; 512];
     let length = rustix::io::read(&file, &mut text[..]).ok()?;
-    parse(&String::from_utf8_lossy(&text[..length]))
+    Some(&text[..length])
 }
 
-/// The name in parentheses can hold anything, so fields count from its end.
-fn parse(text: &str) -> Option<Stat> {
-    let (start, rest) = text.rsplit_once(')')?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    Some(Stat {
-        name: start.split_once('(')?.1.to_owned(),
-        state: fields.first()?.chars().next()?,
-        parent: fields.get(1)?.parse().ok()?,
-        flags: fields.get(6)?.parse().ok()?,
-        threads: fields.get(17)?.parse().ok()?,
-        started: fields.get(19)?.parse().ok()?,
-    })
+fn parent(pid: i32) -> Option<i32> {
+    i32::try_from(Stat::parse(line(pid, &mut [0; 512])?)?.number(4)?).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_of_stat_is_read_over_any_name() {
-        let line = "7 (a) b (c)) S 1 7 7 0 -1 2097152 0 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
-        let stat = parse(line).unwrap();
-        assert_eq!((&*stat.name, stat.state, stat.parent), ("a) b (c)", 'S', 1));
-        assert_eq!((stat.flags & KERNEL_THREAD != 0, stat.started), (true, 4242));
-    }
 
     #[test]
     fn who_asks_is_not_among_them() {

@@ -141,6 +141,7 @@ mod tests {
                     ffff: 00000002 00000000 00000000 0002 01 14 @log\n";
         let scope = Scope {
             known: &|_, _| true,
+            all: true,
             is_user: &|_| false,
             directories: &[],
             queues: None,

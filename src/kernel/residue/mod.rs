@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::sys;
 use crate::host::node::{Clock, Handle, Kind};
+use crate::host::process;
 
 /// How long killed processes may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -114,7 +115,7 @@ pub fn end(processes: &[(i32, u64)]) -> Vec<usize> {
     for (place, (pid, started)) in processes.iter().enumerate() {
         // Opened first, compared second, so that no other can slip in.
         let Ok(pidfd) = sys::pidfd_open(*pid) else { continue };
-        if start_time(*pid) == Some(*started)
+        if process::started(*pid) == Some(*started)
             && sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).is_ok()
         {
             open.push((place, pidfd));
@@ -131,15 +132,10 @@ pub fn end(processes: &[(i32, u64)]) -> Vec<usize> {
     open.into_iter().map(|(place, _)| place).collect()
 }
 
-fn start_time(pid: i32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-/// Puts a value of the kernel's back, and looks whether it took it.
+/// Puts a value of the kernel's back.
 ///
 /// # Errors
-/// Why it has another value.
+/// As open(2) and write(2), with the file.
 pub fn reset(file: &Path, value: &str) -> Result<(), String> {
     std::fs::write(file, value).map_err(|e| format!("{}: {e}", file.display()))
 }

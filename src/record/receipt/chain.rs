@@ -2,6 +2,7 @@
 //! and the chain's two ends are kept beside them, so that one that is
 //! changed, removed or put in between is found.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,7 @@ pub(super) struct Head {
     pub signature: Option<Signature>,
 }
 
-const HEAD: &str = "=chain.json";
+pub(super) const HEAD: &str = "=chain.json";
 const LOCK: &str = "=lock";
 /// Names the receipt that is being added, until the head knows it.
 const PENDING: &str = "=pending";
@@ -87,7 +88,8 @@ impl Receipts {
     pub fn save(&self, mut receipt: Receipt, key: Option<&Key>) -> Result<(), Problem> {
         base::own_directory(&self.dir, 0o755, nix::unistd::geteuid().as_raw())?;
         let _lock = self.lock()?;
-        let mut head = match self.head() {
+        let wrong = |why| Problem::site(format!("{}: {why}", self.dir.join(HEAD).display()));
+        let mut head = match self.head().map_err(wrong)? {
             Some(head) => self.adopted(head),
             None => self.begun()?,
         };
@@ -97,7 +99,7 @@ impl Receipts {
             receipt.signature = Some(signed(key, &unsigned(&receipt)?));
         }
         let text = canonical(&receipt)?;
-        let name = Self::name(&receipt.id, receipt.time.started);
+        let name = self.free_name(&receipt);
         self.write(PENDING, name.as_bytes(), 0o600, None)?;
         self.write(&name, &text, 0o400, Some(receipt.uid))?;
         head.last += 1;
@@ -105,6 +107,20 @@ impl Receipts {
         self.set_head(head, key)?;
         let _ = fs::remove_file(self.dir.join(PENDING));
         Ok(())
+    }
+
+    /// A second receipt of one job and second must not take the first out of the
+    /// chain.
+    fn free_name(&self, receipt: &Receipt) -> String {
+        let mut names = (receipt.time.started..).map(|second| Self::name(&receipt.id, second));
+        let free = |name: &String| self.dir.join(name).symlink_metadata().is_err();
+        names.find(free).unwrap_or_default()
+    }
+
+    /// Held by who reads the whole chain: a writer changes it in several steps.
+    /// There is none where receipts were copied to.
+    pub(super) fn still(&self) -> Option<Flock<File>> {
+        Flock::lock(File::open(self.dir.join(LOCK)).ok()?, FlockArg::LockShared).ok()
     }
 
     /// One writer at a time: a link is made from the one before.
@@ -117,17 +133,22 @@ impl Receipts {
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| cannot(e.desc().into()))
     }
 
-    pub(super) fn head(&self) -> Option<Head> {
-        serde_json::from_slice(&fs::read(self.dir.join(HEAD)).ok()?).ok()
+    /// `None` where no chain has begun.
+    pub(super) fn head(&self) -> Result<Option<Head>, String> {
+        match fs::read(self.dir.join(HEAD)) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| e.to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.to_string()),
+        }
     }
 
     /// With the receipt that was written when its writer was cut off before
     /// the head knew it.
     pub(super) fn adopted(&self, mut head: Head) -> Head {
         let name = fs::read_to_string(self.dir.join(PENDING)).unwrap_or_default();
-        let text = fs::read(self.dir.join(&name)).ok().filter(|_| !name.is_empty());
+        let text = super::text(&self.dir.join(&name)).ok().filter(|_| !name.is_empty());
         let link = |text: &[u8]| serde_json::from_slice::<Receipt>(text).ok()?.chain;
-        if let Some(text) = text
+        if let Some((text, _)) = text
             && link(&text).is_some_and(|l| l.sequence == head.last + 1 && l.previous == head.digest)
         {
             head.last += 1;
@@ -140,10 +161,10 @@ impl Receipts {
     fn begun(&self) -> Result<Head, Problem> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let old = entries.map(|e| e.path()).filter(|path| is_receipt(path));
-        let list: std::collections::BTreeMap<String, String> = old
+        let list: BTreeMap<String, String> = old
             .filter_map(|path| {
                 let name = path.file_name()?.to_str()?.to_owned();
-                Some((name, digest(&fs::read(&path).ok()?)))
+                Some((name, digest(&super::text(&path).ok()?.0)))
             })
             .collect();
         let mut head = Head { first: 1, digest: digest(b""), ..Head::default() };
@@ -167,12 +188,17 @@ impl Receipts {
     pub(super) fn forget(&self, over: &[PathBuf], key: Option<&Key>) {
         let Ok(_lock) = self.lock() else { return };
         let sequence = |path: &PathBuf| {
-            serde_json::from_slice::<Receipt>(&fs::read(path).ok()?).ok()?.chain.map(|c| c.sequence)
+            let (text, _) = super::text(path).ok()?;
+            serde_json::from_slice::<Receipt>(&text).ok()?.chain.map(|c| c.sequence)
         };
-        if let Some(mut head) = self.head().map(|head| self.adopted(head))
+        let Ok(head) = self.head() else { return };
+        if let Some(mut head) = head.map(|head| self.adopted(head))
             && let Some(newest) = over.iter().filter_map(sequence).max()
         {
-            head.first = head.first.max(newest + 1);
+            // A receipt is its user's to change, who could have all that are
+            // left pass for pruned.
+            let most = (head.last + 1).saturating_sub(self.chained_but(over));
+            head.first = head.first.max(newest.saturating_add(1).min(most));
             if self.set_head(head, key).is_err() {
                 return;
             }
@@ -180,6 +206,18 @@ impl Receipts {
         for path in over {
             let _ = fs::remove_file(path);
         }
+    }
+
+    /// How many receipts of the chain there are beside these.
+    fn chained_but(&self, over: &[PathBuf]) -> u64 {
+        let before = fs::read(self.dir.join(BEFORE)).unwrap_or_default();
+        let before: BTreeMap<String, String> = serde_json::from_slice(&before).unwrap_or_default();
+        let listed = |path: &Path| {
+            path.file_name().and_then(|n| n.to_str()).is_some_and(|n| before.contains_key(n))
+        };
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let rest = entries.map(|e| e.path()).filter(|p| is_receipt(p) && !over.contains(p));
+        rest.filter(|path| !listed(path)).count() as u64
     }
 
     /// Writes a file so that a reader sees the old or the new one, whole, and

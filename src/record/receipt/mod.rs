@@ -6,6 +6,7 @@ mod key;
 mod verify;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -143,10 +144,11 @@ impl Receipts {
             found.extend(started.map(|s| (s, entry.path())));
         }
         found.sort();
-        found.iter().rev().find_map(|(_, path)| serde_json::from_slice(&fs::read(path).ok()?).ok())
+        found.iter().rev().find_map(|(_, path)| serde_json::from_slice(&text(path).ok()?.0).ok())
     }
 
-    /// The jobs of the last receipts, the oldest first.
+    /// The jobs of the last receipts, the oldest first. A receipt is its user's
+    /// to change, so that it tells of that user only.
     pub fn ended(&self, most: usize) -> Vec<Ended> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let started = |path: &Path| -> Option<u64> {
@@ -156,7 +158,10 @@ impl Receipts {
         let mut all: Vec<(u64, PathBuf)> = named.collect();
         all.sort();
         let last = all.split_off(all.len().saturating_sub(most));
-        let read = |path: &Path| serde_json::from_slice::<Receipt>(&fs::read(path).ok()?).ok();
+        let read = |path: &Path| {
+            let (text, owner) = text(path).ok()?;
+            serde_json::from_slice::<Receipt>(&text).ok().filter(|r| r.uid == owner)
+        };
         last.iter()
             .filter_map(|(_, path)| read(path))
             .map(|r| Ended { id: r.id, uid: r.uid, from: r.time.started, to: r.time.ended })
@@ -164,7 +169,9 @@ impl Receipts {
     }
 
     /// Removes those older than `days`, then the oldest until the rest has
-    /// at most `bytes`.
+    /// at most `bytes`. Their age is that of the inode, and one counts for
+    /// no more than `USUAL`: what else the file says is its user's to change,
+    /// and others' receipts would go for it.
     pub fn prune(&self, now: u64, days: u64, bytes: u64, key: Option<&Key>) {
         let mut all: Vec<(u64, u64, PathBuf)> = fs::read_dir(&self.dir)
             .into_iter()
@@ -173,7 +180,8 @@ impl Receipts {
             .filter(|entry| !entry.file_name().to_string_lossy().starts_with('='))
             .filter_map(|entry| {
                 let meta = entry.metadata().ok().filter(|m| m.is_file())?;
-                Some((u64::try_from(meta.mtime()).unwrap_or(0), meta.len(), entry.path()))
+                let size = meta.len().min(USUAL);
+                Some((u64::try_from(meta.ctime()).unwrap_or(0), size, entry.path()))
             })
             .collect();
         all.sort();
@@ -190,6 +198,27 @@ impl Receipts {
             self.forget(&over, key);
         }
     }
+}
+
+/// Bytes that a receipt has at most, and hardly ever has: it tells of each thing
+/// that a job has left.
+const LARGEST: u64 = 16 << 20;
+const USUAL: u64 = 1 << 20;
+
+/// A receipt as it stands there, and whose the file is. Its user can write to
+/// it what no memory would hold.
+///
+/// # Errors
+/// As open(2) and read(2); it is larger than any receipt.
+fn text(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
+    let file = fs::File::open(path)?;
+    let owner = file.metadata()?.uid();
+    let mut text = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(std::io::Error::other("is larger than any receipt"));
+    }
+    Ok((text, owner))
 }
 
 #[cfg(test)]
@@ -240,5 +269,36 @@ pub mod tests {
         assert!((1..3).contains(&files()), "{}", files());
         receipts.prune(now + 2 * 86_400, 1, u64::MAX, None);
         assert_eq!(files(), 0);
+    }
+
+    #[test]
+    fn what_its_user_does_to_a_receipt_has_no_effect_on_others() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (dir, receipts) = (temporary.path(), Receipts::new(temporary.path()));
+        for (id, started) in [("a", 1), ("b", 2), ("c", 3)] {
+            receipts.save(receipt(id, started), None).unwrap();
+        }
+        let open = |name: &str| {
+            use std::os::unix::fs::PermissionsExt;
+            let path = dir.join(name);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::File::options().read(true).write(true).open(path).unwrap()
+        };
+        // Made old, made huge, made another user's.
+        open("b.2.json").set_modified(std::time::UNIX_EPOCH).unwrap();
+        open("c.3.json").set_len(1 << 40).unwrap();
+        let other = Receipt { uid: 1 + nix::unistd::geteuid().as_raw(), ..receipt("a", 1) };
+        serde_json::to_writer(open("a.1.json"), &other).unwrap();
+        let ended = receipts.ended(10);
+        assert_eq!(ended.iter().map(|e| &*e.id).collect::<Vec<_>>(), ["b"]);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        receipts.prune(now.as_secs(), 1, 2 << 20, None);
+        let left = ["a.1.json", "b.2.json", "c.3.json"].map(|name| dir.join(name).exists());
+        assert_eq!(left, [true; 3]);
+        let found = verify(dir, None).unwrap().flaw;
+        assert!(
+            matches!(&found, Some(Flaw::Changed { file, .. }) if file == "a.1.json" || file == "c.3.json"),
+            "{found:?}"
+        );
     }
 }

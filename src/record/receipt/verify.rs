@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::chain::{BEFORE, Head, Signature, digest, is_receipt, unsigned};
-use super::{Public, Receipt, Receipts};
+use super::chain::{BEFORE, HEAD, Head, Signature, digest, is_receipt, unsigned};
+use super::{Public, Receipt, Receipts, text};
 use crate::problem::Problem;
 
 /// The first thing that is wrong.
@@ -53,18 +53,28 @@ pub struct Verified {
     pub flaw: Option<Flaw>,
 }
 
+/// One receipt, without its text: all of them may be large.
 struct Found {
     file: String,
-    text: Vec<u8>,
+    digest: String,
     receipt: Receipt,
+}
+
+impl Found {
+    fn of(file: &str, text: Result<Vec<u8>, String>) -> Result<Self, String> {
+        let text = text?;
+        let receipt = serde_json::from_slice(&text).map_err(|_| "it is no receipt".to_owned())?;
+        Ok(Self { file: file.to_owned(), digest: digest(&text), receipt })
+    }
 }
 
 /// Checks all receipts in `dir`, and their signatures if there is a key.
 ///
 /// # Errors
-/// The directory cannot be read.
+/// The directory, or a receipt in it, cannot be read.
 pub fn verify(dir: &Path, key: Option<&Public>) -> Result<Verified, Problem> {
     let receipts = Receipts::new(dir);
+    let _still = receipts.still();
     let entries = fs::read_dir(dir).map_err(|e| {
         Problem::user(format!("{}: {e}", dir.display()))
             .hint("name the directory of the receipts ([scheduler] receipts)")
@@ -72,39 +82,56 @@ pub fn verify(dir: &Path, key: Option<&Public>) -> Result<Verified, Problem> {
     let mut files: Vec<PathBuf> =
         entries.flatten().map(|e| e.path()).filter(|p| is_receipt(p)).collect();
     files.sort();
+    let unreadable = |path: &Path, e: &std::io::Error| {
+        Problem::user(format!("{}: {e}", path.display()))
+            .hint("each receipt is for root and its own user; the whole chain is for root")
+    };
+    let mut all = Vec::new();
+    for path in &files {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = match text(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(unreadable(path, &e));
+            }
+            other => other.map(|(text, _)| text).map_err(|e| e.to_string()),
+        };
+        all.push(Found::of(&file, text).map_err(|why| Flaw::Changed { file, why }));
+    }
+    let head = dir.join(HEAD);
+    if let Err(e) = fs::File::open(&head)
+        && e.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return Err(unreadable(&head, &e));
+    }
     let mut seen = Verified { signed: key.is_some(), ..Verified::default() };
-    seen.flaw = check(&receipts, &files, key, &mut seen).err();
+    seen.flaw = check(&receipts, all, key, &mut seen).err();
     Ok(seen)
 }
 
 fn check(
     receipts: &Receipts,
-    files: &[PathBuf],
+    all: Vec<Result<Found, Flaw>>,
     key: Option<&Public>,
     seen: &mut Verified,
 ) -> Result<(), Flaw> {
     let (mut chained, mut loose) = (BTreeMap::<u64, Found>::new(), Vec::new());
-    for path in files {
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let changed = |why: String| Flaw::Changed { file: file.clone(), why };
-        let text = fs::read(path).map_err(|e| changed(e.to_string()))?;
-        let Ok(receipt) = serde_json::from_slice::<Receipt>(&text) else {
-            return Err(changed("it is no receipt".to_owned()));
-        };
-        match receipt.chain.as_ref().map(|link| link.sequence) {
-            None => loose.push((file, text)),
+    for found in all {
+        let found = found?;
+        match found.receipt.chain.as_ref().map(|link| link.sequence) {
+            None => loose.push(found),
             Some(n) if chained.contains_key(&n) => {
                 let why = format!("{} is number {n} already", chained[&n].file);
-                return Err(Flaw::Added { file, why });
+                return Err(Flaw::Added { file: found.file, why });
             }
-            Some(n) => drop(chained.insert(n, Found { file, text, receipt })),
+            Some(n) => drop(chained.insert(n, found)),
         }
     }
     seen.unchained = loose.len();
     let head = match receipts.head() {
-        None if chained.is_empty() => return Ok(()),
-        None => return Err(Flaw::Head { why: "is gone".to_owned() }),
-        Some(head) => head,
+        Ok(None) if chained.is_empty() => return Ok(()),
+        Ok(None) => return Err(Flaw::Head { why: "is gone".to_owned() }),
+        Err(why) => return Err(Flaw::Head { why: format!("cannot be read: {why}") }),
+        Ok(Some(head)) => head,
     };
     if let Some(key) = key
         && !is_signed(key, head.signature.as_ref(), &unsigned(&head).unwrap_or_default())
@@ -112,16 +139,23 @@ fn check(
         return Err(Flaw::Head { why: "is not signed by this key".to_owned() });
     }
     from_before(receipts, &head, &loose)?;
+    let signed = head.last;
     let head = receipts.adopted(head);
     (seen.first, seen.last, seen.digest) = (head.first, head.last, head.digest.clone());
     // Pruning was cut off after the head said so.
     let kept: BTreeMap<u64, Found> = chained.split_off(&head.first);
-    in_chain(&head, &kept, key)?;
+    in_chain(&head, &kept, key.map(|key| (key, signed)))?;
     seen.chained = kept.len();
     Ok(())
 }
 
-fn in_chain(head: &Head, kept: &BTreeMap<u64, Found>, key: Option<&Public>) -> Result<(), Flaw> {
+/// A receipt from before the site had a key is covered by the digest in a head
+/// that is signed, up to the number given with the key.
+fn in_chain(
+    head: &Head,
+    kept: &BTreeMap<u64, Found>,
+    key: Option<(&Public, u64)>,
+) -> Result<(), Flaw> {
     for sequence in head.first..=head.last {
         let Some(found) = kept.get(&sequence) else { return Err(Flaw::Removed { sequence }) };
         let changed = |why: &str| Flaw::Changed { file: found.file.clone(), why: why.to_owned() };
@@ -130,14 +164,15 @@ fn in_chain(head: &Head, kept: &BTreeMap<u64, Found>, key: Option<&Public>) -> R
             None => return Err(Flaw::Removed { sequence: sequence + 1 }),
             Some(next) => next.receipt.chain.as_ref().map_or(&head.digest, |link| &link.previous),
         };
-        if digest(&found.text) != *after {
+        if found.digest != *after {
             return Err(changed("its digest is not the one that was noted"));
         }
-        if let Some(key) = key {
-            let message = unsigned(&found.receipt).unwrap_or_default();
-            if !is_signed(key, found.receipt.signature.as_ref(), &message) {
-                return Err(changed("it is not signed by this key"));
-            }
+        let signature = found.receipt.signature.as_ref();
+        if let Some((key, covered)) = key
+            && (signature.is_some() || sequence > covered)
+            && !is_signed(key, signature, &unsigned(&found.receipt).unwrap_or_default())
+        {
+            return Err(changed("it is not signed by this key"));
         }
     }
     match kept.range(head.last + 1..).next() {
@@ -155,7 +190,7 @@ fn is_signed(key: &Public, signature: Option<&Signature>, message: &[u8]) -> boo
 }
 
 /// Receipts without a place in the chain must be those that it began with.
-fn from_before(receipts: &Receipts, head: &Head, loose: &[(String, Vec<u8>)]) -> Result<(), Flaw> {
+fn from_before(receipts: &Receipts, head: &Head, loose: &[Found]) -> Result<(), Flaw> {
     let text = fs::read(receipts.dir.join(BEFORE)).unwrap_or_default();
     let list: BTreeMap<String, String> = match &head.before {
         None => BTreeMap::new(),
@@ -167,11 +202,11 @@ fn from_before(receipts: &Receipts, head: &Head, loose: &[(String, Vec<u8>)]) ->
             return Err(Flaw::Changed { file: BEFORE.to_owned(), why });
         }
     };
-    for (file, text) in loose {
-        let file = file.clone();
+    for found in loose {
+        let file = found.file.clone();
         match list.get(&file) {
             None => return Err(Flaw::Added { file, why: "it is not in the chain".to_owned() }),
-            Some(expected) if *expected != digest(text) => {
+            Some(expected) if *expected != found.digest => {
                 let why = "its digest is not the one that was noted".to_owned();
                 return Err(Flaw::Changed { file, why });
             }
@@ -262,6 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_comes_later_covers_what_is_there_already() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (dir, key) = (temporary.path().join("r"), temporary.path().join("key"));
+        let key = Key::make(&key).unwrap();
+        chain(&dir, None, &["a", "b"]);
+        assert!(matches!(flaw(&dir, Some(&key)), Some(Flaw::Head { .. })));
+        let receipts = Receipts::new(&dir);
+        receipts.save(receipt("c", 2), Some(&key)).unwrap();
+        assert_eq!(flaw(&dir, Some(&key)), None);
+        // One that is made to look as if its writer had been cut off.
+        let head = fs::read(dir.join("=chain.json")).unwrap();
+        receipts.save(receipt("d", 3), None).unwrap();
+        fs::write(dir.join("=chain.json"), head).unwrap();
+        fs::write(dir.join("=pending"), "d.3.json").unwrap();
+        assert!(
+            matches!(flaw(&dir, Some(&key)), Some(Flaw::Changed { file, .. }) if file == "d.3.json")
+        );
+    }
+
+    #[test]
     fn old_receipts_are_kept_in_mind_and_pruned_ones_are_not_missed() {
         let temporary = tempfile::tempdir().unwrap();
         let (dir, old) = (temporary.path().join("r"), temporary.path().join("r/old.1.json"));
@@ -276,6 +331,33 @@ mod tests {
         Receipts::new(&dir).forget(&[dir.join("a.0.json")], None);
         let seen = verify(&dir, None).unwrap();
         assert_eq!((seen.chained, seen.first, seen.flaw), (2, 2, None));
+        // One whose user makes it the last of all does not take the rest along.
+        rewrite(&dir.join("b.1.json"), |r| r.chain.as_mut().unwrap().sequence = 1 << 60);
+        Receipts::new(&dir).forget(&[dir.join("b.1.json")], None);
+        let seen = verify(&dir, None).unwrap();
+        assert_eq!((seen.chained, seen.first, seen.flaw), (1, 3, None));
+    }
+
+    #[test]
+    fn a_second_receipt_of_one_job_and_second_leaves_the_first() {
+        let temporary = tempfile::tempdir().unwrap();
+        let receipts = Receipts::new(temporary.path());
+        for uid in [1, 2] {
+            let receipt = Receipt { uid, ..receipt("a", 7) };
+            receipts.save(receipt, None).unwrap();
+        }
+        let seen = verify(temporary.path(), None).unwrap();
+        assert_eq!((seen.chained, seen.flaw), (2, None));
+        assert_eq!(receipts.load("a").unwrap().uid, 2);
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_read_begins_no_other_chain() {
+        let temporary = tempfile::tempdir().unwrap();
+        chain(temporary.path(), None, &["a"]);
+        fs::write(temporary.path().join("=chain.json"), "{").unwrap();
+        assert!(Receipts::new(temporary.path()).save(receipt("b", 1), None).is_err());
+        assert!(matches!(flaw(temporary.path(), None), Some(Flaw::Head { .. })));
     }
 
     #[test]

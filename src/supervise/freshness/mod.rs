@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::host::accounts;
-use crate::host::node::{Handle, Kind, NodeState, Scope, keys};
+use crate::host::node::{Handle, Kind, NodeState, Scope, Thing, keys};
 use crate::kernel::residue;
 use crate::policy::freshness::{
     Audit, Baseline, Difference, Jobs, Outcome, Owners, Verdict, compare,
@@ -67,6 +67,7 @@ fn read(baseline: Option<&Baseline>, site: &Freshness) -> NodeState {
     let (queues, connections) = (residue::see(c"mqueue"), residue::see(c"fusectl"));
     NodeState::read(&Scope {
         known: &|kind, key| baseline.is_none_or(|b| b.knows(kind, key)),
+        all: baseline.is_none(),
         is_user: &|uid| site.is_user(uid),
         directories: &site.directories,
         queues: queues.as_ref().map(|seen| seen.path.clone()),
@@ -99,17 +100,19 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
     let ranges = accounts::subordinate_owners();
     let ranges = ranges.into_iter().map(|(r, uid)| (r.start, r.count, uid)).collect();
     let owners = Owners { ranges };
-    let look = || {
-        let state = read(baseline.as_ref(), asked.site);
-        let jobs = jobs(asked, &state);
-        let audit = compare(&state, baseline.as_ref(), &jobs, &owners, asked.site);
-        (audit, jobs)
+    let look = || read(baseline.as_ref(), asked.site);
+    let judge = |state: &NodeState| {
+        let jobs = jobs(asked, state);
+        (compare(state, baseline.as_ref(), &jobs, &owners, asked.site), jobs)
     };
-    let (mut before, mut jobs) = look();
-    if asked.ending.is_some() && keys_go(&before) {
-        (before, jobs) = look();
+    let mut state = look();
+    let (mut before, mut jobs) = judge(&state);
+    let theirs = keyrings(before.differences.iter().filter(|d| d.user));
+    if asked.ending.is_some() && until_keys(&theirs, KEYS_GO, |left| left < theirs.len()) {
+        state.read_keys_again();
+        (before, jobs) = judge(&state);
     }
-    // A job of theirs may start meanwhile, so they are looked at again once
+    // A job of theirs may start meanwhile, so jobs are looked at again once
     // none can; whose prolog or epilog is at work is left to that.
     let chosen = before.differences.iter().filter(|d| d.user && (repair.clean)(d));
     let others: BTreeSet<u32> =
@@ -119,7 +122,7 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
         .filter_map(|uid| Some((uid, record::try_lock(asked.base, uid)?)))
         .collect();
     if !locks.is_empty() {
-        (before, jobs) = look();
+        (before, jobs) = judge(&state);
     }
     let safe = |d: &Difference| {
         let locked = |uid| asked.held == Some(uid) || locks.contains_key(&uid);
@@ -130,34 +133,43 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
     if acted.is_empty() && !repair.drop_page_cache && !repair.compact_memory {
         return Ok(before);
     }
-    let (mut after, _) = look();
-    // The kernel drops a user's keys in its own time.
-    for _ in 0..20 {
-        let keys = |d: &Difference| d.kind == Kind::Keyring;
-        let slow = acted.iter().any(|(d, failed)| keys(d) && failed.is_none() && still(&after, d));
-        if !slow {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(25));
-        after = look().0;
-    }
+    let cleaned = acted.iter().filter(|(_, failed)| failed.is_none()).map(|(d, _)| d);
+    until_keys(&keyrings(cleaned), KEYS_CLEANED, |left| left == 0);
+    let (after, _) = judge(&look());
     Ok(joined(before, after, acted))
 }
 
-/// How long the keys of a session may take to go with their last process.
+/// How long the keys of an environment that has just ended may take to go with
+/// its last process, and those that were cleaned: the kernel drops them in its
+/// own time.
 const KEYS_GO: Duration = Duration::from_millis(100);
+const KEYS_CLEANED: Duration = Duration::from_millis(500);
 
-/// Waits for keyrings of an environment that has just ended: the kernel drops
-/// them in its own time. Tells whether any has gone.
-fn keys_go(audit: &Audit) -> bool {
-    let keyrings = audit.differences.iter().filter(|d| d.user && d.kind == Kind::Keyring);
-    let uids: Vec<Option<u32>> = keyrings.map(|d| d.owner).collect();
-    let left = || keys().iter().filter(|thing| uids.contains(&thing.owner)).count();
-    let until = Instant::now() + KEYS_GO;
-    while left() == uids.len() && Instant::now() < until && !uids.is_empty() {
+/// The uids of keyrings.
+fn keyrings<'a>(differences: impl Iterator<Item = &'a Difference>) -> Vec<u32> {
+    differences
+        .filter_map(|d| match d.handle {
+            Handle::Keys { uid } => Some(uid),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Waits until so few of these users have keys as is `enough`; tells whether
+/// that came about.
+fn until_keys(uids: &[u32], patience: Duration, enough: impl Fn(usize) -> bool) -> bool {
+    let theirs = |t: &Thing| matches!(t.handle, Handle::Keys { uid } if uids.contains(&uid));
+    let until = Instant::now() + patience;
+    while !uids.is_empty() {
+        if enough(keys().into_iter().filter(theirs).count()) {
+            return true;
+        }
+        if Instant::now() >= until {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
-    left() < uids.len()
+    false
 }
 
 /// What was tried, and why it failed.

@@ -44,7 +44,10 @@ pub fn prolog(
         compact_memory: site.compact_memory,
     };
     let seen = audit(&asked, if site.prolog == Prolog::Repair { repair } else { Repair::NONE })?;
-    record::save_audit(base, id, &seen)?;
+    // Only an epilog that audits reads it, and takes it away.
+    if site.audit {
+        record::save_audit(base, id, &seen)?;
+    }
     match seen.reason() {
         None => Ok(Some(held)),
         Some(why) => Err(Problem::site(why).hint("denovo node audit shows all of it")),

@@ -26,7 +26,7 @@ use crate::kernel::sys::{self, Forked};
 use crate::policy::job::check_hostname;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
-use crate::record::receipt::Receipt;
+use crate::record::receipt::{Receipt, Receipts};
 use crate::record::scheduler::{Note, Notes, Phase};
 use crate::request::bind;
 use crate::request::freshness::Freshness;
@@ -266,10 +266,13 @@ pub fn epilog(
         }
     };
     let (freshness, dirty) = seen.map_or((None, None), |(entry, dirty)| (Some(entry), dirty));
+    let again = note.as_ref().is_none_or(|n| n.phase == Phase::Ended) && told(site, call);
     let made = note.filter(|n| n.phase == Phase::Made).map(|n| n.took);
     let receipt = match last {
         Some(last) => Some(receipt(call, &last, made, to_end)),
-        // What a job on the bare node leaves has no other record.
+        // What a job on the bare node leaves has no other record; an epilog
+        // that comes again must not hide the one that there is.
+        None if again => None,
         None => freshness.as_ref().map(|_| bare_receipt(call, &job, to_end)),
     };
     if let Some(receipt) = receipt {
@@ -280,6 +283,14 @@ pub fn epilog(
     // What a prolog that was killed left.
     let _ = stage::collect_all_jobs(&Jobs::new(base));
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+}
+
+/// Whether there is a receipt of this run of the job.
+fn told(site: &Scheduler, call: &Call) -> bool {
+    let last = Receipts::new(&site.receipts).load(&call.id());
+    last.and_then(|receipt| receipt.job).is_some_and(|job| {
+        job.cluster == call.granted.cluster && job.restarts == call.granted.restarts
+    })
 }
 
 /// Ends what an epilog that was cut off has left standing: its note says that
