@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Store, blob_in};
+use crate::host::process::Stat;
 use crate::image::Digest;
 use crate::image::digest::{Algorithm, Hasher};
 use crate::problem::Problem;
@@ -227,9 +228,9 @@ fn abandoned(path: &Path) -> bool {
 /// Whether a process is there and has not ended; one that nobody has waited
 /// for yet (`Z`, proc_pid_stat(5)) writes no more.
 fn runs(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().map(str::trim_start).unwrap_or_default();
-    !state.is_empty() && !state.starts_with(['Z', 'X'])
+    let line = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = Stat::parse(&line).and_then(|stat| stat.state());
+    state.is_some_and(|state| state != b'Z' && state != b'X')
 }
 
 fn age(path: &Path) -> Option<u64> {

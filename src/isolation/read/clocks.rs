@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Channel, Reading, number, text, value, word_number};
+use crate::host::process::Stat;
 use crate::kernel::sys::{left, probe};
 
 /// Seconds between two looks that follow each other.
@@ -25,8 +26,8 @@ pub const CHANNELS: &[Channel] = &[
     .within(NEAR),
     // In ticks of 10 ms; the probes start within seconds of each other.
     Channel::new("self_start", "/proc/self/stat f22", "host age", |_| {
-        let stat = text("/proc/self/stat")?;
-        number(word_number(stat.rsplit_once(')')?.1, 19)?)
+        let line = text("/proc/self/stat")?;
+        number(Stat::parse(line.as_bytes())?.started()? as f64)
     })
     .within(1000.0),
     Channel::new("si_uptime", "sysinfo(2)", "host age", |_| {

@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 
+use crate::host::process::Stat;
+
 /// The name in /proc/PID/comm (prctl(2) `PR_SET_NAME`).
 ///
 /// # Errors
@@ -17,10 +19,10 @@ pub fn set_process_name(name: &CStr) -> Result<(), Errno> {
 /// The command line that ps shows, overwritten in place: at most as long as
 /// the one that this process was started with (proc_pid_cmdline(5)).
 pub fn set_command_line(text: &[u8]) {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let Some((_, rest)) = stat.rsplit_once(')') else { return };
-    let mut fields = rest.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
-    let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else { return };
+    let line = std::fs::read("/proc/self/stat").unwrap_or_default();
+    let field = |number| Stat::parse(&line)?.number(number).and_then(|n| usize::try_from(n).ok());
+    // arg_start and arg_end of proc_pid_stat(5).
+    let (Some(start), Some(end)) = (field(48), field(49)) else { return };
     if start == 0 || end <= start + text.len() {
         return;
     }
