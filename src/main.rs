@@ -5,6 +5,9 @@
 //! millisecond that a container's start is measured by.
 #![no_main]
 
+#[global_allocator]
+static HEAP: denovo::kernel::sys::Heap = denovo::kernel::sys::Heap::new();
+
 /// What the C library calls. `std::env::args_os` works without our help: glibc
 /// hands the arguments to every initialiser.
 // The one symbol of this name in the program: there is no other main.

@@ -66,25 +66,19 @@ extern "C" fn denovo_start() -> ! {
     )
 }
 
-/// Has the kernel provide, in two calls, the pages of stack and heap that
-/// every start touches one by one: each would be a fault of its own, 1.6 µs
-/// on the machine of docs/performance.md. Before Linux 5.14, and where memory
+/// Has the kernel provide in one call the pages of the stack that every start
+/// touches one by one: each would be a fault of its own. (Those of the heap are
+/// `Heap`'s, which [`denovo_start`] provides.) Before Linux 5.14, and where memory
 /// is short, it does nothing.
 pub fn prefault() {
-    const STACK: usize = 96 << 10;
-    const HEAP: usize = 120 << 10;
+    const STACK: usize = 32 << 10;
     const PAGE: usize = 4096;
     let here = 0u8;
     let top = (&raw const here as usize) / PAGE * PAGE;
-    // The first allocation sets the heap up, 132 KiB of it.
-    let first = Box::new(0u64);
-    let bottom = (&raw const *first as usize).next_multiple_of(PAGE);
-    for (start, length) in [(top - STACK, STACK), (bottom, HEAP)] {
-        // SAFETY: MADV_POPULATE_WRITE changes no contents; a range that is
-        // not all mapped is refused with an error.
-        unsafe {
-            libc::madvise(start as *mut libc::c_void, length, libc::MADV_POPULATE_WRITE);
-        }
+    // SAFETY: MADV_POPULATE_WRITE changes no contents; a range that is not all
+    // mapped is refused with an error.
+    unsafe {
+        libc::madvise((top - STACK) as *mut libc::c_void, STACK, libc::MADV_POPULATE_WRITE);
     }
 }
 

@@ -3,6 +3,7 @@
 //! invariant makes it sound.
 
 pub mod bpf;
+mod heap;
 pub mod left;
 mod loopdev;
 mod memory;
@@ -11,6 +12,7 @@ pub mod probe;
 mod process;
 mod terminal;
 
+pub use heap::Heap;
 pub use loopdev::{loop_backing, loop_configure, loop_free};
 pub use memory::{page_size, prefault, set_command_line, set_process_name, shared_words, shrink};
 pub use mount::{attach, clone_tree, detached, map_ids, mknodat, mount, mount_setattr, pivot_here};
