@@ -38,8 +38,9 @@ pub struct Isolation {
     /// With `--with`: where the root of its inside is on this node
     #[arg(long, value_name = "DIR", requires = "with")]
     rootfs: Option<PathBuf>,
-    /// `node`: the neighbour runs bare on the node; `job`: in an environment of its own
-    #[arg(long, value_name = "WHERE", default_value = "node", value_parser = ["node", "job"])]
+    /// `node`: the neighbour runs bare on the node; `other-cpus`: the same, but not on the CPUs
+    /// of the environment; `job`: in an environment of its own
+    #[arg(long, value_name = "WHERE", default_value = "node", value_parser = ["node", "other-cpus", "job"])]
     neighbour: String,
     /// How often the neighbour comes and goes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
@@ -161,9 +162,11 @@ fn subject(context: &Context, args: &Isolation) -> Result<Subject, Refusal> {
     });
     let neighbour =
         beside.map(|request| in_job(context, &request, &["--neighbour"])).transpose()?;
+    let apart = args.neighbour == "other-cpus";
     if args.with {
         let files = args.rootfs.clone();
-        return Ok(Subject { command: args.command.clone(), neighbour, who: None, files, rounds });
+        let command = args.command.clone();
+        return Ok(Subject { command, neighbour, apart, who: None, files, rounds });
     }
     let files = match (&request.image, &request.bundle) {
         // Its files are in no directory of the node's.
@@ -178,7 +181,7 @@ fn subject(context: &Context, args: &Isolation) -> Result<Subject, Refusal> {
     let who = other.then(|| Who { uid: person.uid, gid: person.gid, home: person.home.clone() });
     let options: &[&str] = if args.clean_env { &["--clean-env"] } else { &[] };
     let command = in_job(context, &request, options)?;
-    Ok(Subject { command, neighbour, who, files, rounds })
+    Ok(Subject { command, neighbour, apart, who, files, rounds })
 }
 
 /// This very program, to run the probe or the neighbour in an environment.

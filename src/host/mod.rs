@@ -17,6 +17,7 @@ pub mod mpi;
 pub mod node;
 pub mod process;
 pub mod resctrl;
+pub mod shares;
 pub mod user_namespace;
 
 /// The node and the caller, as far as a decision depends on them.

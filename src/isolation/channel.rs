@@ -39,6 +39,9 @@ pub struct Look {
     /// The file systems that are mounted on the node, by `MAJOR:MINOR`.
     #[serde(default)]
     pub mounted: Vec<String>,
+    /// CPUs on which the neighbour does not run.
+    #[serde(default)]
+    pub granted: Vec<u32>,
 }
 
 /// How a reading is compared with the host's at the same moment.

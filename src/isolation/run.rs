@@ -14,11 +14,12 @@ use nix::unistd::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::channel::Look;
+use super::channel::{Look, Reading};
 use super::judge::{Course, Moment, Phase, Readings};
 use super::neighbour::{Marks, Order};
 use super::probe::Answer;
 use super::read::mounted;
+use crate::host::cpulist::parse_list;
 use crate::problem::Problem;
 
 /// Begins the name of a variable that the caller of the environment has.
@@ -39,6 +40,8 @@ pub struct Subject {
     pub command: Vec<OsString>,
     /// Starts the neighbour, if not bare on the node.
     pub neighbour: Option<Vec<OsString>>,
+    /// It leaves the CPUs of the inside alone, if it has others.
+    pub apart: bool,
     /// Another user than the caller; root only.
     pub who: Option<Who>,
     /// Where the root of the inside is on the node, if files of it can be
@@ -79,6 +82,7 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
         watched: outside(&watched),
         unread: outside(&unread),
         mounted: mounted(),
+        granted: Vec::new(),
     };
     let within = Look { watched: inside(&watched), unread: inside(&unread), ..on_node.clone() };
 
@@ -110,9 +114,10 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
     command.args(arguments).env(format!("{VARIABLE}{tag}"), "1");
     let mut probe = Answering::start(&mut command, "the probe inside")?;
 
-    neighbour.say(&on_node)?;
     // What a process opens once (and the first look) is not to count.
     let (bare, first) = (host.ask::<Answer>(&on_node)?, probe.ask::<Answer>(&within)?);
+    let granted = if subject.apart { cpus_of(&first.readings) } else { Vec::new() };
+    neighbour.say(&Look { granted, ..on_node.clone() })?;
     let same_network = bare.network.is_some() && bare.network == first.network;
     let mut course = Course { tag, same_network, phases: Vec::new() };
     for turn in 0..=2 * subject.rounds {
@@ -142,6 +147,14 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
 
 fn look(probe: &mut Answering, look: &Look) -> Result<Readings, Problem> {
     Ok(probe.ask::<Answer>(look)?.readings)
+}
+
+/// The CPUs that who read this may run on.
+fn cpus_of(readings: &Readings) -> Vec<u32> {
+    match readings.get("affinity") {
+        Some(Reading::Text(list)) => parse_list(list).unwrap_or_default(),
+        _ => Vec::new(),
+    }
 }
 
 fn no_command() -> Problem {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::spec::{Attributes, Capabilities, Process, User};
+use super::spec::{Attributes, Capabilities, Process, Rlimit, User};
 use super::text::CText;
 use crate::host::process;
 use crate::problem::Problem;
@@ -24,6 +24,8 @@ pub struct Rank<'a> {
     pub here: Option<PathBuf>,
     pub terminal: bool,
     pub cpus: Option<&'a [u32]>,
+    /// `RLIMIT_MSGQUEUE`, soft and hard, where it has to be lowered (`host::shares`).
+    pub queue_bytes: Option<(u64, u64)>,
 }
 
 /// What root has in an environment of its own: enough to install software,
@@ -55,6 +57,11 @@ impl Rank<'_> {
             permitted: held,
             ..Capabilities::default()
         };
+        let rlimits = self.queue_bytes.into_iter().map(|(soft, hard)| Rlimit {
+            resource: libc::RLIMIT_MSGQUEUE,
+            soft,
+            hard,
+        });
         Ok(Process {
             args: self.args.to_vec(),
             env: self.env.clone(),
@@ -64,7 +71,7 @@ impl Rank<'_> {
             terminal: self.terminal,
             console_size: None,
             capabilities: Some(capabilities),
-            rlimits: Vec::new(),
+            rlimits: rlimits.collect(),
             no_new_privileges: true,
             oom_score_adj: None,
             attributes: Attributes::default(),

@@ -133,7 +133,17 @@ fn an_environment_keeps_closed_what_it_closes() {
             let report = Report::of(&ran);
             // What other tests hold to as well, so that a probe that says
             // "open" to everything is none either.
-            for name in ["uptime", "boot_id", "nodename", "procs", "sysv_shm", "tmp", "locks"] {
+            for name in [
+                "uptime",
+                "boot_id",
+                "nodename",
+                "procs",
+                "sysv_shm",
+                "tmp",
+                "locks",
+                "mq_left",
+                "inotify_left",
+            ] {
                 assert!(report.named("closed").contains(&name), "{network}: {name}");
             }
             assert_eq!(report.named("closed").contains(&"tcp_listen"), network == "none");

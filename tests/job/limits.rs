@@ -250,3 +250,25 @@ fn root_runs_a_command_as_the_user_asked_for() {
     place.run(&["--user", "4294967295"], "id").refused(&["--user"]);
     place.run(&["--user", "nobody-of-this-name"], "id").refused(&["--user"]);
 }
+
+/// The kernel keeps these for a user, over all namespaces.
+#[test]
+fn a_job_has_its_part_of_what_its_user_may_have() {
+    let test = "a_job_has_its_part_of_what_its_user_may_have";
+    let script = "echo inotify $(cat /proc/sys/user/max_inotify_instances)
+        echo queues $(awk '/msgqueue/ { print $4, $5 }' /proc/self/limits)";
+    for place in Place::each(test) {
+        let mut bare = place.program("/bin/sh");
+        bare.args(["-c", &script.replace("user/max_inotify", "fs/inotify/max_user")]);
+        let bare = numbers(&place.finish(bare).expect(0, "bare").out());
+        let inside = numbers(&place.see(&[], script));
+        assert_eq!(inside[0], bare[0] / 2, "inotify instances");
+        assert_eq!(inside[1..], [bare[2] / 2, bare[2]], "bytes of queues");
+        // It may have up to its hard limit all the same.
+        place.see(&[], &format!("prlimit --msgqueue={0}:{0} true", bare[2]));
+    }
+}
+
+fn numbers(said: &str) -> Vec<u64> {
+    said.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}

@@ -7,6 +7,8 @@ mod things;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::channel::Look;
@@ -42,6 +44,7 @@ pub fn serve(mut input: impl BufRead, mut output: impl Write) -> i32 {
     }
     let mut line = String::new();
     let Some(look) = next::<Look>(&mut input, &mut line) else { return 125 };
+    leave(&look.granted);
     let mut neighbour = Neighbour { look, tasks: None, held: None, left: Left::default() };
     while let Some(order) = next::<Order>(&mut input, &mut line) {
         let marks = neighbour.obey(order);
@@ -52,6 +55,18 @@ pub fn serve(mut input: impl BufRead, mut output: impl Write) -> i32 {
     }
     neighbour.go();
     0
+}
+
+/// Runs, with all that it starts, on no CPU of these, if there is any other: as a
+/// scheduler places those who share a node.
+fn leave(granted: &[u32]) {
+    let own = Pid::from_raw(0);
+    let Ok(mut set) = sched_getaffinity(own) else { return };
+    for cpu in granted {
+        let _ = set.unset(*cpu as usize);
+    }
+    // Refused when nothing is left.
+    let _ = sched_setaffinity(own, &set);
 }
 
 fn next<T: for<'a> Deserialize<'a>>(input: &mut impl BufRead, line: &mut String) -> Option<T> {

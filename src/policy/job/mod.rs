@@ -53,6 +53,8 @@ pub struct Case<'a> {
     pub scratch: Option<&'a str>,
     /// Whether the job can have its own view of the machine (FUSE).
     pub views: bool,
+    /// inotify instances that it may have (`host::shares`).
+    pub instances: Option<u64>,
     /// 32 random bytes, for the machine's and the boot's id.
     pub seed: [u8; 32],
 }
@@ -103,7 +105,7 @@ pub fn decide(case: &Case<'_>) -> Result<Decided, Problems> {
         domainname: None,
         devices: if case.makes_devices() { Vec::new() } else { fixtures::devices() },
         own_dev: true,
-        sysctl: Vec::new(),
+        sysctl: share_of_the_users(case),
         masked_paths: fixtures::MASKED.iter().map(|p| CText::lossy(*p)).collect(),
         readonly_paths: fixtures::READONLY.iter().map(|p| CText::lossy(*p)).collect(),
         cgroup,
@@ -150,6 +152,13 @@ impl Case<'_> {
     fn by_root(&self) -> bool {
         self.facts.caller.uid == 0 && !self.facts.caller.nested
     }
+}
+
+/// The part of what the kernel allows the user that is this environment's: what
+/// another takes of the rest is neither missed here nor noticed.
+fn share_of_the_users(case: &Case<'_>) -> Vec<(CText, CText)> {
+    let path = CText::lossy("user/max_inotify_instances");
+    case.instances.map(|n| (path, CText::lossy(n.to_string()))).into_iter().collect()
 }
 
 fn namespaces(case: &Case<'_>, warnings: &mut Vec<String>) -> Namespaces {

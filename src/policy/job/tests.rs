@@ -36,6 +36,7 @@ fn decided(caller: u32, user: u32, request: &JobRequest, cwd: &str) -> Decided {
         launcher: &[],
         scratch: None,
         views: true,
+        instances: Some(64),
         seed: [7; 32],
     };
     decide(&case).expect("decided")
@@ -114,4 +115,11 @@ fn the_hostname_is_made_from_the_id() {
     ] {
         assert_eq!(check_hostname(text).is_ok(), good, "{text:?}");
     }
+}
+
+#[test]
+fn the_part_of_the_users_limits_is_a_setting_of_its_namespace() {
+    let spec = decided(5, 5, &JobRequest::default(), "/").spec;
+    let settings = [(CText::lossy("user/max_inotify_instances"), CText::lossy("64"))];
+    assert_eq!(spec.sysctl, settings);
 }

@@ -1,6 +1,7 @@
 //! Runs a command in an environment, and leaves it.
 
 use super::{Command, Joined, ask, confused};
+use crate::host::shares;
 use crate::kernel::cgroup::Doors;
 use crate::kernel::channel::Heard;
 use crate::kernel::failure;
@@ -177,6 +178,7 @@ fn plan(
         here: std::env::current_dir().ok(),
         terminal,
         cpus: entry.cpus.as_deref(),
+        queue_bytes: shares::queue_bytes(),
     };
     let process = rank.process()?;
     let filter = filter::of_a_job(answered, entry.kernel);

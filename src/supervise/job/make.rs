@@ -2,7 +2,7 @@
 
 use super::{connect_to, places};
 use crate::host::distribution::Distribution;
-use crate::host::{Facts, accounts, hardware};
+use crate::host::{Facts, accounts, hardware, shares};
 use crate::image;
 use crate::kernel::acting::Acting;
 use crate::kernel::inside;
@@ -133,6 +133,7 @@ fn prepare(
         launcher: &rank::launcher_directories(person.uid),
         scratch: text.as_deref(),
         views: facts.kernel >= (4, 18) && inside::fuse_usable(),
+        instances: shares::inotify_instances(),
         seed: seed(),
     };
     let made = decide(&case).and_then(|decided| {
