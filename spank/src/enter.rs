@@ -149,8 +149,25 @@ pub fn environment(
     for place in places {
         stands = stands || std::env::set_current_dir(place).is_ok();
     }
+    own_part_of_queues();
     give_up_privileges(step.bounding)?;
     filter(step)
+}
+
+/// Half of the bytes of message queues that the user may have, as for every process of
+/// a job (denovo's `host::shares`); up to the hard limit it may have more. Best effort:
+/// without it the job works as well.
+fn own_part_of_queues() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one structure of that size, or nothing, and reads it.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_MSGQUEUE, &raw mut limit) == 0
+            && limit.rlim_max != libc::RLIM_INFINITY
+        {
+            limit.rlim_cur = limit.rlim_cur.min(limit.rlim_max / 2);
+            libc::setrlimit(libc::RLIMIT_MSGQUEUE, &raw const limit);
+        }
+    }
 }
 
 /// The filter of a job's processes; who answers for it gets its listener.

@@ -16,7 +16,8 @@ fn a_task_is_in_an_environment_of_its_user() {
         "-c",
         "id -u; id -G; hostname; pwd; ps -e -o args= | grep -v -e ps -e sh -e grep; \
          ls -A /tmp; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; echo $SLURM_JOB_NODELIST; \
-         cat /proc/self/uid_map",
+         cat /proc/self/uid_map; \
+         awk '/msgqueue/ { print \"queues\", $4 * 2 == $5 }' /proc/self/limits",
     ]);
     let lines: Vec<&str> = seen.lines().collect();
     assert_eq!(
@@ -32,6 +33,7 @@ fn a_task_is_in_an_environment_of_its_user() {
             "NoNewPrivs:\t1",
             "n2",
             "     61001      61001          1",
+            "queues 1",
         ],
         "{seen}"
     );
