@@ -80,6 +80,36 @@ fn the_processors_are_the_jobs() {
     assert_eq!((value(&seen, "nproc"), value(&seen, "idle")), ("1", "0"), "{seen}");
 }
 
+/// What people and programs look with; each reads other files and calls.
+#[test]
+fn tools_and_runtimes_see_the_jobs_share() {
+    let test = "tools_and_runtimes_see_the_jobs_share";
+    let Some(place) = place(test, Some("memory")) else { return };
+    let script = r##"
+        echo free $(free -k | awk '/^Mem:/ { print $2 }')
+        echo top $(top -bn1 | awk '/Mem :/ { print int($4) }')
+        echo uptime $(uptime -p)
+        echo hwloc $(lstopo-no-graphics --of console --no-io | tr '\n' ' ')
+        echo python $(python3 -c 'import os; print(os.cpu_count(), os.sysconf("SC_PHYS_PAGES"))')
+        echo java $(java -XX:+PrintFlagsFinal -version 2>/dev/null |
+            awk '$2 == "MaxHeapSize" || $2 == "UseSerialGC" { print $4 }')
+        printf '%s\n' '#include <omp.h>' '#include <stdio.h>' 'int main(void) { int n = 0;' \
+            '#pragma omp parallel reduction(+:n)' 'n++;' \
+            'return printf("%d %d\n", omp_get_num_procs(), n) < 0; }' >/tmp/threads.c
+        gcc -fopenmp -o /tmp/threads /tmp/threads.c && echo openmp $(/tmp/threads)"##;
+    let seen = place.see(&["--cpus", "1", "--memory", "512M"], script);
+    assert_eq!(value(&seen, "free"), (512 << 10).to_string(), "{seen}");
+    assert_eq!(value(&seen, "top"), "512", "{seen}");
+    assert_eq!(value(&seen, "uptime"), "up 0 minutes", "{seen}");
+    let hwloc = value(&seen, "hwloc");
+    assert!(hwloc.starts_with("Machine (512MB total)"), "{seen}");
+    assert_eq!(hwloc.matches("PU L#").count(), 1, "{seen}");
+    assert_eq!(value(&seen, "python"), format!("1 {}", (512 << 20) / 4096), "{seen}");
+    // A quarter of the memory, and the collector that it takes for one CPU.
+    assert_eq!(value(&seen, "java"), format!("{} true", 128 << 20), "{seen}");
+    assert_eq!(value(&seen, "openmp"), "1 1", "{seen}");
+}
+
 /// User and system time of all processors in /proc/stat, in hundredths of a
 /// second; tasks; and the first load average in hundredths.
 const WORK: &str = "
