@@ -65,7 +65,7 @@ test: ## everything CI runs: check, then the tests on the real kernel
 	@scripts/setup test
 	@scripts/test
 
-test-slurm-24: ## the core of the Slurm tests with Slurm 24.11, in a root of Debian 13
+test-slurm-24: ## the Slurm tests with Slurm 24.11, in a root of Debian 13
 	@scripts/setup test
 	@tests/slurm/lane
 

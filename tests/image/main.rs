@@ -8,4 +8,5 @@ mod help;
 mod hostile;
 mod inputs;
 mod jobs;
+mod mpi;
 mod store;

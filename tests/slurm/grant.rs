@@ -1,6 +1,6 @@
 //! A job gets what Slurm gave it, and a receipt says so.
 
-use crate::help::{cluster, finish};
+use crate::help::{begin, cluster, finish};
 
 #[test]
 fn cpus_and_memory_are_those_that_slurm_gave() {
@@ -22,15 +22,9 @@ fn two_jobs_on_a_node_have_different_cpus() {
     // Each waits for the other: only together do they need different ones.
     let look = "grep Cpus_allowed_list /proc/self/status; : >here.$SLURM_JOB_ID; \
                 until [ $(ls here.* | wc -l) = 2 ]; do sleep 0.1; done";
-    let start = || {
-        let mut command = c.user("alice", &["srun", "-w", "n1", "-n1", "sh", "-c", look]);
-        command.stdout(std::process::Stdio::piped()).spawn().unwrap()
-    };
+    let start = || begin(&mut c.user("alice", &["srun", "-w", "n1", "-n1", "sh", "-c", look]));
     let (a, b) = (start(), start());
-    let text = |child: std::process::Child| {
-        String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
-    };
-    let (a, b) = (text(a), text(b));
+    let (a, b) = (a.end().out, b.end().out);
     assert!(a.starts_with("Cpus") && b.starts_with("Cpus") && a != b, "{a} {b}");
     finish(&mut c.user("alice", &["sh", "-c", "rm here.*"])).success();
     c.clean();

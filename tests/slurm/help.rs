@@ -100,11 +100,10 @@ impl Cluster {
             built.display(),
         );
         fs::write(&site, format!("{SITE}\n{files}")).map_err(|e| e.to_string())?;
-        let begun = Command::new(script()).arg("start").arg(&dir).arg(&site).output();
+        let begun = finish(Command::new(script()).arg("start").arg(&dir).arg(&site));
         let _ = fs::remove_file(&site);
-        let begun = begun.map_err(|e| e.to_string())?;
-        if !begun.status.success() {
-            return Err(String::from_utf8_lossy(&begun.stderr).into_owned());
+        if begun.code != 0 {
+            return Err(begun.err);
         }
         Ok(Self { dir, _keeper: Some(keeper) })
     }
@@ -293,27 +292,44 @@ impl Done {
     }
 }
 
+/// A command that goes on beside the test.
+pub struct Begun {
+    shown: String,
+    group: nix::unistd::Pid,
+    output: std::sync::mpsc::Receiver<std::io::Result<Output>>,
+}
+
+/// Starts a command whose end is awaited later.
+pub fn begin(command: &mut Command) -> Begun {
+    let shown = format!("{command:?}");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own: all that it started can be ended with it.
+    std::os::unix::process::CommandExt::process_group(command, 0);
+    let child = command.spawn().unwrap();
+    let group = nix::unistd::Pid::from_raw(child.id() as i32);
+    let (sender, output) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    Begun { shown, group, output }
+}
+
+impl Begun {
+    /// Waits for its end, for at most `LONG`.
+    pub fn end(self) -> Done {
+        let Ok(output) = self.output.recv_timeout(LONG) else {
+            let _ = nix::sys::signal::killpg(self.group, nix::sys::signal::Signal::SIGKILL);
+            panic!("does not end: {}", self.shown);
+        };
+        let output = output.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Done {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+}
+
 /// Runs a command to its end, for at most `LONG`.
 pub fn finish(command: &mut Command) -> Done {
-    let shown = format!("{command:?}");
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let waiter = std::thread::spawn(move || {
-        let _ = sender.send(child.wait_with_output());
-    });
-    let output: Output = match receiver.recv_timeout(LONG) {
-        Ok(output) => output.unwrap(),
-        Err(_) => {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            panic!("does not end: {shown}");
-        }
-    };
-    let _ = waiter.join();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Done {
-        code: output.status.code().unwrap_or(-1),
-        out: text(&output.stdout),
-        err: text(&output.stderr),
-    }
+    begin(command).end()
 }

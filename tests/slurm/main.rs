@@ -12,4 +12,5 @@ mod grant;
 mod help;
 mod mpi;
 mod scripts;
+mod ssh;
 mod steps;

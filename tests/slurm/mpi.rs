@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::common::skip;
-use crate::help::{Cluster, cluster, finish};
+use crate::help::{Cluster, NODES, cluster, finish};
 
 /// Sends 4 MiB around, and reads its neighbour on the node by
 /// process_vm_readv(2).
@@ -24,7 +24,7 @@ fn build(c: &Cluster, test: &str, compiler: &str) -> bool {
 }
 
 /// Every rank is right, those of a node share its environment and copy once.
-fn check(text: &str, ranks: usize, nodes: usize) {
+fn check(c: &Cluster, text: &str, ranks: usize, nodes: usize) {
     let lines: Vec<Vec<&str>> =
         text.lines().filter(|l| l.starts_with("rank ")).map(|l| l.split(' ').collect()).collect();
     assert_eq!(lines.len(), ranks, "{text}");
@@ -37,6 +37,8 @@ fn check(text: &str, ranks: usize, nodes: usize) {
         seen.insert((words[10], words[11]));
     }
     assert_eq!(seen.len(), nodes, "one environment on each node: {text}");
+    let bare = NODES.map(|node| c.ask(node, "readlink /proc/self/ns/pid"));
+    assert!(seen.iter().all(|(space, _)| !bare.iter().any(|b| b == space)), "{bare:?} {text}");
     for word in ["CMA", "different user namespaces", "WARNING"] {
         assert!(!text.contains(word), "{text}");
     }
@@ -55,7 +57,7 @@ fn open_mpi_by_pmix() {
     for (nodes, tasks, ranks, environments) in SHAPES {
         let done = c.try_srun(&[nodes, tasks, "--mpi=pmix", "./mpicc.openmpi"]);
         assert_eq!(done.code, 0, "{done:?}");
-        check(&(done.out + &done.err), ranks, environments);
+        check(&c, &(done.out + &done.err), ranks, environments);
     }
     c.clean();
 }
@@ -70,7 +72,61 @@ fn mpich_by_pmi2() {
     for (nodes, tasks, ranks, environments) in SHAPES {
         let done = c.try_srun(&[nodes, tasks, "--mpi=pmi2", "./mpicc.mpich"]);
         assert_eq!(done.code, 0, "{done:?}");
-        check(&(done.out + &done.err), ranks, environments);
+        check(&c, &(done.out + &done.err), ranks, environments);
+    }
+    c.clean();
+}
+
+#[test]
+fn an_images_own_mpi() {
+    let test = "an_images_own_mpi";
+    let Some(c) = cluster(test) else { return };
+    let there = |p: &str| std::path::Path::new("/usr/bin").join(p).exists();
+    if !["mksquashfs", "mpirun.mpich", "mpirun.openmpi"].into_iter().all(there) {
+        skip(test, "needs mksquashfs, Open MPI and MPICH");
+        return;
+    }
+    if !build(&c, test, "mpicc.openmpi") || !build(&c, test, "mpicc.mpich") {
+        return;
+    }
+    c.site("[images]\nstores = [\"/opt/denovo/images\"]\n");
+    c.file("alice", "mpi-root", include_str!("../common/mpi-root"));
+    let import = "bash /home/alice/mpi-root /tmp/mpi &&
+                  /opt/denovo/denovo image import --store /opt/denovo/images /tmp/mpi mpi >/dev/null &&
+                  rm -r /tmp/mpi";
+    c.ask("n1", import);
+    for (kind, program) in [("--mpi=pmix", "mpicc.openmpi"), ("--mpi=pmi2", "mpicc.mpich")] {
+        for (nodes, tasks, ranks, environments) in SHAPES {
+            let script = format!("[ -e /etc/in-the-image ] && exec ./{program}");
+            let words = [nodes, tasks, kind, "--image=mpi", "sh", "-c", &script];
+            let done = c.try_srun(&words);
+            assert_eq!(done.code, 0, "{done:?}");
+            check(&c, &(done.out + &done.err), ranks, environments);
+        }
+    }
+    // The launcher is the image's too.
+    let launch = "[ -e /etc/in-the-image ] && exec mpirun.mpich -launcher fork -np 2 ./mpicc.mpich";
+    let text = c.batch(&["-N1", "-n2", "--image=mpi"], &format!("({launch}) 2>&1"));
+    check(&c, &text, 2, 1);
+    c.site("");
+    c.clean();
+}
+
+#[test]
+fn without_the_plugin_ranks_join_by_the_jobs_id() {
+    let test = "without_the_plugin_ranks_join_by_the_jobs_id";
+    let Some(c) = cluster(test) else { return };
+    if !build(&c, test, "mpicc.openmpi") || !build(&c, test, "mpicc.mpich") {
+        return;
+    }
+    for (kind, program) in [("--mpi=pmix", "./mpicc.openmpi"), ("--mpi=pmi2", "./mpicc.mpich")] {
+        for (nodes, tasks, ranks, environments) in SHAPES {
+            let run = ["/opt/denovo/denovo", "job", "run", "--", program];
+            let words = [&["--no-denovo", nodes, tasks, kind][..], &run].concat();
+            let done = c.try_srun(&words);
+            assert_eq!(done.code, 0, "{done:?}");
+            check(&c, &(done.out + &done.err), ranks, environments);
+        }
     }
     c.clean();
 }
@@ -86,9 +142,9 @@ fn mpirun_in_an_allocation() {
     let cma = "--mca btl_vader_single_copy_mechanism cma";
     let text =
         c.batch(&["-N2", "-n4"], &format!("mpirun.openmpi {cma} -np 4 ./mpicc.openmpi 2>&1"));
-    check(&text, 4, 2);
+    check(&c, &text, 4, 2);
     let text = c.batch(&["-N1", "-n2"], "mpirun.mpich -np 2 ./mpicc.mpich 2>&1");
-    check(&text, 2, 1);
+    check(&c, &text, 2, 1);
     c.clean();
 }
 

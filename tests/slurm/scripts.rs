@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::help::{Cluster, cluster, finish};
+use crate::help::{Cluster, begin, cluster, finish};
 
 /// No job of the cluster has such a number.
 const JOB: u32 = 4_000_001;
@@ -73,19 +73,17 @@ fn many_at_once_leave_one_or_none() {
     let Some(c) = cluster("many_at_once_leave_one_or_none") else { return };
     let job = JOB + 20;
     let start = |verb: &str, restarts: &str| {
-        let mut command = c.call("n1", verb, job, &[("SLURM_JOB_RESTART_COUNT", restarts)]);
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        command.spawn().unwrap()
+        begin(&mut c.call("n1", verb, job, &[("SLURM_JOB_RESTART_COUNT", restarts)]))
     };
     let all: Vec<_> = (0..4).map(|_| start("prolog", "0")).collect();
-    for mut child in all {
-        assert!(child.wait().unwrap().success());
+    for one in all {
+        one.end().success();
     }
     assert!(stands(&c, job));
     let mut all: Vec<_> = (0..2).map(|_| start("epilog", "0")).collect();
     all.extend((0..2).map(|_| start("prolog", "0")));
-    for mut child in all {
-        assert!(child.wait().unwrap().success());
+    for one in all {
+        one.end().success();
     }
     run(&c, "epilog", job, &[]);
     c.clean();
@@ -98,13 +96,11 @@ fn a_prolog_that_is_killed_at_any_time_leaves_nothing_after_the_epilog() {
     let mut stood = 0;
     for number in 0..12u32 {
         let job = JOB + 30 + number;
-        let mut going = c.call("n1", "prolog", job, &[]);
-        going.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        let mut child = going.spawn().unwrap();
+        let going = begin(&mut c.call("n1", "prolog", job, &[]));
         // Between nothing and an environment that stands lie some 30 ms.
         std::thread::sleep(Duration::from_millis(u64::from(number) * 6));
         c.ask("n1", "pkill -KILL -f '/opt/denovo/denovo prolo[g]' || true");
-        let _ = child.wait();
+        going.end();
         stood += u32::from(stands(&c, job));
         run(&c, "epilog", job, &[]);
         c.nothing_left("n1");
@@ -116,12 +112,10 @@ fn a_prolog_that_is_killed_at_any_time_leaves_nothing_after_the_epilog() {
 fn what_is_killed_is_put_right_by_the_next_or_by_node_gc() {
     let Some(c) = cluster("what_is_killed_is_put_right_by_the_next_or_by_node_gc") else { return };
     let killed = |verb: &str, job: u32, after: u64| {
-        let mut going = c.call("n1", verb, job, &[]);
-        going.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        let mut child = going.spawn().unwrap();
+        let going = begin(&mut c.call("n1", verb, job, &[]));
         std::thread::sleep(Duration::from_millis(after));
         c.ask("n1", &format!("pkill -KILL -f '/opt/denovo/denovo {verb}$' || true"));
-        let _ = child.wait();
+        going.end();
     };
     for number in 0..9u32 {
         let (job, after) = (JOB + 60 + number, u64::from(number) * 4);

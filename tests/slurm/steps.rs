@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::help::{Cluster, cluster, finish};
+use crate::help::{Cluster, begin, cluster, finish};
 
 const LOOK: &str = "echo $(readlink /proc/self/ns/pid) $(readlink /proc/self/ns/mnt) $(hostname)";
 
@@ -103,8 +103,7 @@ fn two_users_on_one_node_do_not_see_each_other() {
         let words = ["srun", "-w", "n1", "-n1", "sh", "-c"];
         let look = "touch /tmp/mine-$(id -u) /dev/shm/s-$(id -u); : >started; while [ ! -e go ]; do \
                     sleep 0.1; done; ps -e -o uid= | sort -u; ls /tmp /dev/shm";
-        let mut command = c.user(user, &[&words[..], &[look]].concat());
-        command.stdout(std::process::Stdio::piped()).spawn().unwrap()
+        begin(&mut c.user(user, &[&words[..], &[look]].concat()))
     };
     let both: Vec<_> = ["alice", "bob"].map(|user| (user, started(user))).into();
     for (user, _) in &both {
@@ -112,9 +111,8 @@ fn two_users_on_one_node_do_not_see_each_other() {
     }
     c.file("alice", "go", "");
     c.file("bob", "go", "");
-    for (user, child) in both {
-        let seen = child.wait_with_output().unwrap();
-        let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    for (user, begun) in both {
+        let seen = begun.end().out;
         let (own, other) = if user == "alice" { ("61001", "61002") } else { ("61002", "61001") };
         assert!(seen.contains(own) && !seen.contains(other), "{user}: {seen}");
         for name in ["started", "go"] {
