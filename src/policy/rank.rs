@@ -219,7 +219,13 @@ pub fn launcher_directories(uid: u32) -> Vec<String> {
     let mut found: Vec<String> = std::env::vars()
         .filter(|(name, _)| is_launchers(name))
         .map(|(_, value)| value)
-        .filter(|v| ["/tmp/", "/var/tmp/", "/run/", "/dev/shm/"].iter().any(|p| v.starts_with(p)))
+        .chain(slurms_pmix_directory(uid))
+        .map(|value| value.trim_end_matches('/').to_owned())
+        .filter(|v| {
+            // In the spool slurmd makes a step's directory for PMIx.
+            let private = ["/tmp/", "/var/tmp/", "/var/spool/", "/run/", "/dev/shm/"];
+            private.iter().any(|p| v.starts_with(p))
+        })
         .filter(|v| own(Path::new(v)))
         .collect();
     found.sort();
@@ -228,6 +234,15 @@ pub fn launcher_directories(uid: u32) -> Vec<String> {
     let all = found.clone();
     found.retain(|path| !all.iter().any(|other| path.starts_with(&format!("{other}/"))));
     found
+}
+
+/// Where Slurm's mpi/pmix keeps what PMIx's shared memory needs, a directory of
+/// the step's, which it names to nobody (src/plugins/mpi/pmix, pmixp_info.c).
+fn slurms_pmix_directory(uid: u32) -> Option<String> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let (top, job) = (variable("PMIX_SYSTEM_TMPDIR")?, variable("SLURM_JOB_ID")?);
+    let step = variable("SLURM_STEP_ID")?;
+    Some(format!("{}/spmix_appdir_{uid}_{job}.{step}", top.trim_end_matches('/')))
 }
 
 /// The id that every rank of one job finds by itself: the scheduler's, else
