@@ -25,6 +25,19 @@ impl Compression {
     }
 }
 
+/// The program by which a stream is compressed that begins so, where it is none that
+/// layers have (OCI image spec, layer.md: gzip and zstd): tar takes them, so people
+/// bring them.
+fn foreign(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
+        [b'L', b'Z', b'I', b'P', ..] => Some("lzip"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Some("lz4"),
+        _ => None,
+    }
+}
+
 /// A window of 128 MiB is what zstd itself takes at most unless asked; a
 /// larger one would be memory that the stream orders us to have.
 const LARGEST_WINDOW_LOG: u32 = 27;
@@ -32,10 +45,17 @@ const LARGEST_WINDOW_LOG: u32 = 27;
 /// Reads what `source` is the compressed form of.
 ///
 /// # Errors
-/// The first bytes cannot be read.
+/// The first bytes cannot be read, or are those of another compression.
 pub fn open<'a>(source: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut source = BufReader::with_capacity(1 << 17, source);
-    let compression = Compression::of(source.fill_buf()?);
+    let start = source.fill_buf()?;
+    if let Some(program) = foreign(start) {
+        return Err(io::Error::other(format!(
+            "it is compressed by {program}, and layers by gzip or zstd: unpack it first \
+             ({program} -dc FILE | denovo image import - NAME)"
+        )));
+    }
+    let compression = Compression::of(start);
     Ok(match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),

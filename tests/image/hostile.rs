@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use crate::help::Shop;
+use crate::help::{Shop, TREE};
 
 /// A tar header: name, type flag, size, link target.
 fn header(name: &str, flag: u8, size: u64, link: &str) -> Vec<u8> {
@@ -184,4 +184,75 @@ fn a_bomb_ends_at_the_sites_limit() {
     let said = ran.out();
     assert_eq!(said.matches("that the site allows").count(), 3, "{said} {}", ran.err);
     assert!(said.contains("images.most-entries") && said.ends_with('0'), "{said}");
+}
+
+/// CVE-2026-94603's kind: what an image says of itself is no option of whoever runs it.
+#[test]
+fn what_an_image_says_of_itself_loosens_nothing() {
+    let Some(shop) = Shop::root("what_an_image_says_of_itself_loosens_nothing") else { return };
+    let words = [
+        "io.podman.annotations.privileged=TRUE",
+        "io.podman.annotations.seccomp=unconfined",
+        "io.container.manager=libpod",
+        "org.criu.config=/etc/shadow",
+        "run.oci.keep_original_groups=1",
+        "run.oci.mount_context_type=rootcontext",
+        "run.oci.systemd.force_cgroup_v1=/sys/fs/cgroup",
+        "org.systemd.property.DevicePolicy='auto'",
+        "io.kubernetes.cri-o.userns-mode=host",
+        "denovo.network=host",
+    ];
+    let all =
+        |option: &str| -> String { words.iter().map(|w| format!(" {option} \"{w}\"")).collect() };
+    let said = shop.see(&format!(
+        r#"{TREE}
+        umoci init --layout plain.oci; umoci new --image plain.oci:a; tar -C tree -cf l.tar .; umoci raw add-layer --image plain.oci:a l.tar; cp -r plain.oci hostile.oci
+        umoci config --image hostile.oci:a{labels}{annotations}
+        for name in plain hostile; do
+            d image import $name.oci $name >/dev/null
+            d job explain run --image $name --id {id} -- true | sed "s/$name//g; s/[0-9a-f]\{{64\}}//g" >$name.plan
+            run --image $name -- sh -c 'grep -E "^(Cap|NoNewPrivs|Seccomp:|Groups)" /proc/self/status; cat /proc/self/uid_map; ls -1 /dev' >$name.seen
+        done
+        d image inspect --json hostile | grep -c privileged
+        wc -l <plain.plan; diff plain.plan hostile.plan && echo same plan
+        grep -E "CapEff|NoNewPrivs|Seccomp:" hostile.seen; diff plain.seen hostile.seen && echo same inside"#,
+        id = shop.id("says"),
+        labels = all("--config.label"),
+        annotations = all("--manifest.annotation"),
+    ));
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].parse::<u32>().is_ok_and(|n| n > 0), "the image has them: {said}");
+    assert!(lines[1].parse::<u32>().is_ok_and(|n| n > 20), "{said}");
+    for line in ["same plan", "same inside", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(lines.contains(&line), "{line}: {said}");
+    }
+}
+
+/// CVE-2026-41567's kind: an image that brings the programs by which it is unpacked.
+#[test]
+fn an_images_own_decompressors_are_never_run() {
+    let Some(shop) = Shop::root("an_images_own_decompressors_are_never_run") else { return };
+    let said = shop.see(&format!(
+        r#"{TREE}
+        for dir in bin usr/bin usr/local/bin sbin; do
+            mkdir -p tree/$dir
+            for name in xz unxz xzcat gzip gunzip zcat unpigz pigz zstd unzstd bzip2 tar mksquashfs unsquashfs squashfuse_ll; do
+                printf '#!/bin/sh\necho "$0 $*" >>%s/ran; exit 1\n' "$W" >tree/$dir/$name; chmod 755 tree/$dir/$name
+            done
+        done
+        tree/usr/bin/xz by hand || true; wc -l <ran; rm ran
+        umoci init --layout oci; umoci new --image oci:a; tar -C tree -cf l.tar .; umoci raw add-layer --image oci:a l.tar
+        d image import oci gz >/dev/null; gzip -k l.tar; d image import l.tar.gz gz2 >/dev/null
+        zstd -q l.tar; d image import l.tar.zst zst >/dev/null; d image import tree dir >/dev/null
+        for image in gz gz2 zst dir; do
+            d image export $image $image.out.tar; d image verify $image >/dev/null; run --image $image -- cat /etc/name
+        done
+        xz -k l.tar; d image import l.tar.xz xz 2>&1 || true
+        ls -d ran tree/ran 2>/dev/null || echo nothing ran"#,
+    ));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "1", "the canary can tell: {said}");
+    assert_eq!(lines.iter().filter(|l| **l == "image").count(), 4, "{said}");
+    assert!(said.contains("compressed by xz"), "{said}");
+    assert_eq!(lines.last(), Some(&"nothing ran"), "{said}");
 }
