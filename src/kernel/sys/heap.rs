@@ -65,6 +65,7 @@ impl Heap {
     ///
     /// # Safety
     /// The process has one thread.
+    // SAFETY: whoever calls it has seen that (`alone`).
     unsafe fn take(&self, class: usize) -> *mut u8 {
         // SAFETY: nobody else has a reference: one thread, and none outlives a call.
         let arena = unsafe { &mut *self.arena.get() };
@@ -84,6 +85,7 @@ impl Heap {
 
     /// # Safety
     /// The process has one thread; the block is one that `take` gave for this class.
+    // SAFETY: whoever calls it has seen the one (`alone`), and has the other from `holds`.
     unsafe fn put(&self, class: usize, block: *mut u8) {
         // SAFETY: as in `take`; the block is at least STEP bytes, aligned, and the
         // caller has given it up.
@@ -100,6 +102,7 @@ impl Heap {
 // when it is freed. A block of the arena that is freed while there are several threads
 // is not used again.
 unsafe impl GlobalAlloc for Heap {
+    // SAFETY: as the trait has it, here and below: the layout is not of size 0.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if let Some(class) = class(layout)
             && alone()
@@ -114,6 +117,7 @@ unsafe impl GlobalAlloc for Heap {
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: the block is one of this allocator's, made with this layout.
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if !self.holds(block) {
             // SAFETY: it came from there.
@@ -127,6 +131,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    // SAFETY: as for `dealloc`.
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if !self.holds(block) {
             // SAFETY: it came from there.
