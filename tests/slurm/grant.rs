@@ -1,6 +1,8 @@
 //! A job gets what Slurm gave it, and a receipt says so.
 
-use crate::help::{begin, cluster, finish};
+use std::fs;
+
+use crate::help::{Cluster, begin, cluster, finish};
 
 #[test]
 fn cpus_and_memory_are_those_that_slurm_gave() {
@@ -67,5 +69,60 @@ fn a_receipt_has_what_a_site_accounts_by_and_its_user_may_read_it() {
     assert_eq!(serde_json::from_str::<serde_json::Value>(&own).unwrap(), receipt);
     let other = finish(&mut c.on("n3", &[&["+bob"][..], &words].concat()));
     assert_eq!(other.code, 125, "{other:?}");
+    c.clean();
+}
+
+/// Starts a node's slurmd anew, which is when it reads its settings.
+fn restart(c: &Cluster, node: &str) {
+    let stop =
+        "pid=$(cat /run/slurmd.pid); kill $pid; while [ -e /proc/$pid/exe ]; do sleep 0.05; done";
+    c.ask(node, stop);
+    c.daemon(node, &["slurmd", "slurmd", "-D", "-N", node]);
+}
+
+#[test]
+fn where_slurm_limits_memory_by_groups_of_its_own_the_job_is_in_them() {
+    let test = "where_slurm_limits_memory_by_groups_of_its_own_the_job_is_in_them";
+    let Some(c) = cluster(test) else { return };
+    let file = |name: &str| c.dir().join("etc/slurm").join(name);
+    let changes = [
+        ("slurm.conf", "TaskPlugin=task/none", "TaskPlugin=task/cgroup"),
+        ("cgroup.conf", "ConstrainRAMSpace=no", "ConstrainRAMSpace=yes"),
+    ];
+    let before = changes.map(|(name, ..)| fs::read_to_string(file(name)).unwrap());
+    for ((name, from, to), text) in changes.iter().zip(&before) {
+        assert!(text.contains(from), "{name}: {text}");
+        fs::write(file(name), text.replace(from, to)).unwrap();
+    }
+    restart(&c, "n3");
+    let task = "echo $SLURM_JOB_ID; awk '/MemTotal/ { print $2 }' /proc/meminfo; : >up; \
+                until [ -e go ]; do sleep 0.1; done; exec perl -e '$x = \"a\" x 500000000; print length $x'";
+    let words = ["srun", "-w", "n3", "-n1", "--mem=100M", "sh", "-c", task];
+    let job = begin(&mut c.user("alice", &words));
+    c.until("it runs", || c.home("alice").join("up").exists());
+    let groups = c.ask("n3", "cat /proc/$(pgrep -u alice -x sh | head -n 1)/cgroup");
+    let held =
+        c.ask("n3", "cat /sys/fs/cgroup/memory/slurm*/uid_61001/job_*/memory.limit_in_bytes");
+    c.file("alice", "go", "");
+    let done = job.end();
+    for (name, text) in changes.map(|(name, ..)| name).iter().zip(&before) {
+        fs::write(file(name), text).unwrap();
+    }
+    restart(&c, "n3");
+    for name in ["go", "up"] {
+        fs::remove_file(c.home("alice").join(name)).unwrap();
+    }
+    let group = |of: &str| {
+        let line = groups.lines().find(|l| l.split(':').nth(1) == Some(of));
+        line.and_then(|l| l.rsplit(':').next()).unwrap_or_default().to_owned()
+    };
+    let lines: Vec<&str> = done.out.lines().collect();
+    assert!(group("memory").contains(&format!("/job_{}", lines[0])), "{groups}");
+    assert!(group("cpuset").contains("denovo-slurm-"), "{groups}");
+    assert_eq!(held.trim(), (100 << 20).to_string(), "what Slurm gave");
+    // Seen inside as the job's, and held.
+    assert_eq!((lines[1], lines.len()), ("102400", 2), "{done:?}");
+    assert_ne!(done.code, 0, "{done:?}");
+    c.all_idle();
     c.clean();
 }
