@@ -169,3 +169,23 @@ fn a_setuid_program_gives_nothing() {
     assert_eq!(value(&said, "uid"), place.uid().to_string());
     assert_ne!(value(&said, "su"), "0");
 }
+
+/// As in containers, which have /etc/hosts and its like mounted.
+#[test]
+fn what_is_mounted_in_the_nodes_etc_is_no_obstacle() {
+    let test = "what_is_mounted_in_the_nodes_etc_is_no_obstacle";
+    let Some(place) = Place::root(test) else { return };
+    let look = "ls -A /etc | sort | md5sum; test -e /etc/shadow && echo shadow; id -un";
+    let plain = place.see(&["--no-home", "--cwd", "/"], look);
+    let run = place.node(&["job", "run", "--no-home", "--cwd", "/", "--", "sh", "-c", look]);
+    let mut around = place.program("unshare");
+    let mount = "mount --bind /etc/passwd /etc/passwd; exec \"$@\"";
+    around.args(["-m", "sh", "-ec", mount, "sh"]).arg(run.get_program()).args(run.get_args());
+    for (name, value) in run.get_envs() {
+        if let Some(value) = value {
+            around.env(name, value);
+        }
+    }
+    let over = place.finish(around).expect(0, "with a mount");
+    assert_eq!(over.out(), plain, "{over:?}");
+}

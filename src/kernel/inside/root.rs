@@ -135,8 +135,9 @@ impl Child<'_> {
         }
         let merged = self.make_target(path.as_c_str(), Target::Directory)?;
         match mount_overlay(&lower, &upper, &work, &merged) {
-            // Not in a user namespace before Linux 5.11: a copy shows the same.
-            Err(Fault { errno: Errno::EPERM, .. }) => {
+            // Not in a user namespace before Linux 5.11 (EPERM), nor over what has mounts
+            // in it there (EINVAL), as /etc/hosts is in containers: a copy shows the same.
+            Err(Fault { errno: Errno::EPERM | Errno::EINVAL, .. }) => {
                 let own = |name: &std::ffi::CStr| files.iter().any(|f| f.name.as_c_str() == name);
                 let hidden = |name: &std::ffi::CStr| hide.iter().any(|h| h.as_c_str() == name);
                 for whiteout in hide.iter().map(CText::as_c_str).filter(|name| !own(name)) {
