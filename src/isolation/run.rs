@@ -40,7 +40,7 @@ pub struct Subject {
     pub command: Vec<OsString>,
     /// Starts the neighbour, if not bare on the node.
     pub neighbour: Option<Vec<OsString>>,
-    /// It leaves the CPUs of the inside alone, if it has others.
+    /// It leaves the CPUs of the inside alone.
     pub apart: bool,
     /// Another user than the caller; root only.
     pub who: Option<Who>,
@@ -117,6 +117,10 @@ pub fn course(subject: &Subject) -> Result<Course, Problem> {
     // What a process opens once (and the first look) is not to count.
     let (bare, first) = (host.ask::<Answer>(&on_node)?, probe.ask::<Answer>(&within)?);
     let granted = if subject.apart { cpus_of(&first.readings) } else { Vec::new() };
+    if subject.apart && cpus_of(&bare.readings).iter().all(|cpu| granted.contains(cpu)) {
+        return Err(Problem::user("--neighbour other-cpus: the inside has every CPU of this node")
+            .hint("--cpus N gives it fewer"));
+    }
     neighbour.say(&Look { granted, ..on_node.clone() })?;
     let same_network = bare.network.is_some() && bare.network == first.network;
     let mut course = Course { tag, same_network, phases: Vec::new() };

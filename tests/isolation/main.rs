@@ -191,8 +191,13 @@ fn what_cannot_be_asked_is_refused() {
         let endless = "echo '{'; exec sleep 1000";
         check(&case, &["--with", "--", "sh", "-c", endless]).refused(&["not an answer"]);
         check(&case, &["--network", "none", "--with", "--", "true"]).refused(&["--with"]);
+        // There are none.
+        check(&case, &["--neighbour", "other-cpus"]).refused(&["every CPU", "--cpus"]);
         let explained = case.ok(&["explain", "check", "isolation", "--network", "none"]);
         assert!(explained.contains("neighbour") && !Path::new("/tmp/dnv").exists());
+        let ids = std::fs::read_dir(case.state().join("jobs")).into_iter().flatten();
+        assert_eq!(ids.count(), 0);
+        let _ = std::fs::remove_dir_all(case.state());
     }
 }
 
