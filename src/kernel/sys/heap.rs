@@ -67,20 +67,23 @@ impl Heap {
     /// The process has one thread.
     // SAFETY: whoever calls it has seen that (`alone`).
     unsafe fn take(&self, class: usize) -> *mut u8 {
-        // SAFETY: nobody else has a reference: one thread, and none outlives a call.
-        let arena = unsafe { &mut *self.arena.get() };
-        let first = arena.free[class];
-        if !first.is_null() {
-            // SAFETY: a free block, in which `put` has written the next one's address.
-            arena.free[class] = unsafe { first.cast::<*mut u8>().read() };
-            return first;
+        let arena = self.arena.get();
+        // SAFETY: one thread, so that nobody else changes the lists meanwhile. No
+        // reference to the blocks is made: what was given out of them is others'.
+        unsafe {
+            let first = (*arena).free[class];
+            if !first.is_null() {
+                // `put` has written the next one's address into it.
+                (*arena).free[class] = first.cast::<*mut u8>().read();
+                return first;
+            }
+            let at = (*arena).used;
+            if at + class * STEP > SIZE {
+                return null_mut();
+            }
+            (*arena).used += class * STEP;
+            (&raw mut (*arena).blocks).cast::<u8>().add(at)
         }
-        let at = arena.used;
-        if at + class * STEP > SIZE {
-            return null_mut();
-        }
-        arena.used += class * STEP;
-        arena.blocks[at..].as_mut_ptr()
     }
 
     /// # Safety
