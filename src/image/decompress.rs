@@ -31,8 +31,9 @@ impl Compression {
 fn foreign(start: &[u8]) -> Option<&'static str> {
     match start {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
-        [b'L', b'Z', b'I', b'P', ..] => Some("lzip"),
+        // With what follows their letters: a tar begins with a file's name.
+        [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', b'&', b'S', b'Y', ..] => Some("bzip2"),
+        [b'L', b'Z', b'I', b'P', 1, ..] => Some("lzip"),
         [0x04, 0x22, 0x4d, 0x18, ..] => Some("lz4"),
         _ => None,
     }
@@ -125,6 +126,24 @@ mod tests {
             assert!(all(&bytes).unwrap().starts_with(&text));
         }
         assert_eq!(all(b"").unwrap(), b"");
+    }
+
+    #[test]
+    fn what_layers_are_not_compressed_by_is_named() {
+        let named: [(&[u8], _); 4] = [
+            (b"\xfd7zXZ\0\0\x04", "xz"),
+            (b"BZh91AY&SY\x12", "bzip2"),
+            (b"LZIP\x01\x0c", "lzip"),
+            (b"\x04\x22\x4d\x18\x64", "lz4"),
+        ];
+        for (start, program) in named {
+            let error = all(start).unwrap_err().to_string();
+            assert!(error.contains(&format!("compressed by {program},")), "{error}");
+        }
+        // The first names of archives.
+        for name in [&b"BZh9/\0\0\0\0\0"[..], b"LZIP-1.0/\0"] {
+            assert_eq!(all(name).unwrap(), name);
+        }
     }
 
     #[test]
