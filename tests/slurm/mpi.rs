@@ -47,6 +47,15 @@ fn check(c: &Cluster, text: &str, ranks: usize, nodes: usize) {
 const SHAPES: [(&str, &str, usize, usize); 3] =
     [("-N1", "-n2", 2, 1), ("-N2", "-n4", 4, 2), ("-N3", "-n3", 3, 3)];
 
+/// The same `srun` on one node, on several, with one rank a node and with more.
+fn in_every_shape(c: &Cluster, words: &[&str]) {
+    for (nodes, tasks, ranks, environments) in SHAPES {
+        let done = c.try_srun(&[&[nodes, tasks], words].concat());
+        assert_eq!(done.code, 0, "{done:?}");
+        check(c, &(done.out + &done.err), ranks, environments);
+    }
+}
+
 #[test]
 fn open_mpi_by_pmix() {
     let test = "open_mpi_by_pmix";
@@ -54,11 +63,7 @@ fn open_mpi_by_pmix() {
     if !build(&c, test, "mpicc.openmpi") {
         return;
     }
-    for (nodes, tasks, ranks, environments) in SHAPES {
-        let done = c.try_srun(&[nodes, tasks, "--mpi=pmix", "./mpicc.openmpi"]);
-        assert_eq!(done.code, 0, "{done:?}");
-        check(&c, &(done.out + &done.err), ranks, environments);
-    }
+    in_every_shape(&c, &["--mpi=pmix", "./mpicc.openmpi"]);
     c.clean();
 }
 
@@ -69,11 +74,7 @@ fn mpich_by_pmi2() {
     if !build(&c, test, "mpicc.mpich") {
         return;
     }
-    for (nodes, tasks, ranks, environments) in SHAPES {
-        let done = c.try_srun(&[nodes, tasks, "--mpi=pmi2", "./mpicc.mpich"]);
-        assert_eq!(done.code, 0, "{done:?}");
-        check(&c, &(done.out + &done.err), ranks, environments);
-    }
+    in_every_shape(&c, &["--mpi=pmi2", "./mpicc.mpich"]);
     c.clean();
 }
 
@@ -96,13 +97,8 @@ fn an_images_own_mpi() {
                   rm -r /tmp/mpi";
     c.ask("n1", import);
     for (kind, program) in [("--mpi=pmix", "mpicc.openmpi"), ("--mpi=pmi2", "mpicc.mpich")] {
-        for (nodes, tasks, ranks, environments) in SHAPES {
-            let script = format!("[ -e /etc/in-the-image ] && exec ./{program}");
-            let words = [nodes, tasks, kind, "--image=mpi", "sh", "-c", &script];
-            let done = c.try_srun(&words);
-            assert_eq!(done.code, 0, "{done:?}");
-            check(&c, &(done.out + &done.err), ranks, environments);
-        }
+        let script = format!("[ -e /etc/in-the-image ] && exec ./{program}");
+        in_every_shape(&c, &[kind, "--image=mpi", "sh", "-c", &script]);
     }
     // The launcher is the image's too.
     let launch = "[ -e /etc/in-the-image ] && exec mpirun.mpich -launcher fork -np 2 ./mpicc.mpich";
@@ -120,13 +116,8 @@ fn without_the_plugin_ranks_join_by_the_jobs_id() {
         return;
     }
     for (kind, program) in [("--mpi=pmix", "./mpicc.openmpi"), ("--mpi=pmi2", "./mpicc.mpich")] {
-        for (nodes, tasks, ranks, environments) in SHAPES {
-            let run = ["/opt/denovo/denovo", "job", "run", "--", program];
-            let words = [&["--no-denovo", nodes, tasks, kind][..], &run].concat();
-            let done = c.try_srun(&words);
-            assert_eq!(done.code, 0, "{done:?}");
-            check(&c, &(done.out + &done.err), ranks, environments);
-        }
+        let run = ["--no-denovo", kind, "/opt/denovo/denovo", "job", "run", "--", program];
+        in_every_shape(&c, &run);
     }
     c.clean();
 }
