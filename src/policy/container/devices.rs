@@ -114,7 +114,8 @@ fn owner(field: &str, name: &str, id: Option<u32>, found: &mut Findings) -> u32 
     let id = id.unwrap_or(0);
     if id == u32::MAX {
         // chown(2) takes it for "unchanged".
-        found.refuse(format_args!("{field}.{name}"), "4294967295 is not an id");
+        let hint = "give one from 0 to 4294967294";
+        found.refuse_with(format_args!("{field}.{name}"), "4294967295 is not an id", hint);
     }
     id
 }

@@ -161,7 +161,11 @@ fn user(asked: &AskedUser, around: &Surroundings<'_>, found: &mut Findings) -> U
 fn id(field: impl std::fmt::Display, id: u32, map: &[IdMap], found: &mut Findings) {
     if id == u32::MAX {
         // The process would stay what its starter is: root.
-        found.refuse(field, "4294967295 is not an id (it means \"unchanged\" to setresuid(2))");
+        found.refuse_with(
+            field,
+            "4294967295 is not an id (it means \"unchanged\" to setresuid(2))",
+            "give one from 0 to 4294967294",
+        );
     } else if !map.is_empty() && !maps(map, id) {
         found.refuse_with(
             field,
