@@ -130,9 +130,11 @@ fn infinitive(step: &Inside) -> String {
         Inside::Put(Fixture::Mount(_)) | Inside::EnterGroups | Inside::PivotRoot => {
             step.to_string()
         }
-        Inside::MaskedPath(_) | Inside::Chroot | Inside::AwaitStart | Inside::Loopback => {
-            step.to_string()
-        }
+        Inside::MaskedPath(_)
+        | Inside::Chroot
+        | Inside::RootOf(_)
+        | Inside::AwaitStart
+        | Inside::Loopback => step.to_string(),
         other => format!("set up: {other}"),
     }
 }

@@ -120,6 +120,12 @@ pub fn launch_placed(
             .any(|step| matches!(step, Inside::Label { .. }))
             .then(super::procfs::root)
             .transpose()?,
+        mounts: plan
+            .inside
+            .iter()
+            .any(|step| matches!(step, Inside::SharedMounts))
+            .then(|| own("mnt"))
+            .transpose()?,
     };
     let (ours, theirs) = Channel::pair().named("socketpair")?;
     let executable = plan.program.as_ref().map(|program| Executable {
@@ -192,25 +198,28 @@ fn adopt(
 /// A new network namespace, made by this process, which then goes back to its
 /// own: hooks of the runtime's namespaces are to find themselves there.
 fn make_network() -> Result<OwnedFd, Fault> {
-    use nix::fcntl::{OFlag, open};
     use nix::sched::CloneFlags;
-    let current = || {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        open(c"/proc/self/ns/net", flags, nix::sys::stat::Mode::empty())
-            .named("open of the network namespace")
-    };
-    let own = current()?;
+    let old = own("net")?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNET).named("unshare of the network namespace")?;
-    let new = current();
-    nix::sched::setns(own, CloneFlags::CLONE_NEWNET)
+    let new = own("net");
+    nix::sched::setns(old, CloneFlags::CLONE_NEWNET)
         .named("setns back to the network namespace")?;
     new
+}
+
+/// This process's namespace of a kind by its name in /proc/PID/ns.
+fn own(name: &str) -> Result<OwnedFd, Fault> {
+    use nix::fcntl::{OFlag, open};
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    open(&*format!("/proc/self/ns/{name}"), flags, nix::sys::stat::Mode::empty())
+        .named("open of a namespace")
 }
 
 /// What is opened or made before the clone, where the privilege for it is.
 struct Held {
     mapped: super::id_mapped::Trees,
     proc: Option<OwnedFd>,
+    mounts: Option<OwnedFd>,
 }
 
 fn run_child(
@@ -235,6 +244,7 @@ fn run_child(
     child.seccomp = plan.seccomp.as_ref().map(|(program, flags)| (&program[..], *flags));
     child.mapped = &held.mapped;
     child.proc = held.proc.as_ref();
+    child.mounts = held.mounts.as_ref();
     child.start = extra.start;
     child.preserve = extra.preserve;
     child.devices_made = extra.devices;

@@ -92,6 +92,8 @@ fn launch(namespaces: &Namespaces, own_init: bool) -> Launch {
     let mut join = Vec::new();
     for (kind, wanted, flag) in all {
         match wanted {
+            // What it mounts, it mounts aside first (`Inside::SharedMounts`).
+            Namespace::Shared if kind == Kind::Mount => new |= flag as u64,
             Namespace::Shared => {}
             Namespace::New => new |= flag as u64,
             Namespace::Join(path) => join.push(Join { kind, path: path.clone() }),
@@ -260,9 +262,7 @@ fn setup_user(namespaces: &Namespaces) -> Inside {
 
 fn root_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<Inside>) {
     let anchor = options.anchor.clone();
-    if spec.namespaces.mount != Namespace::Shared {
-        inside.push(Inside::Detach(first_propagation(spec.propagation)));
-    }
+    inside.push(Inside::Detach(first_propagation(spec.propagation)));
     inside.push(match &spec.root {
         Root::Directory { path, .. } => Inside::RootDirectory { path: path.clone() },
         Root::Overlay { lower, handed, writes, own } => Inside::RootOverlay {
@@ -389,10 +389,12 @@ fn seal_steps(spec: &Spec, facts: &Facts, options: &Options, inside: &mut Vec<In
     if matches!(spec.root, Root::Directory { readonly: true, .. }) {
         inside.push(Inside::ReadonlyRoot);
     }
-    let pivots = spec.namespaces.mount != Namespace::Shared && !options.no_pivot;
-    inside.push(if pivots { Inside::PivotRoot } else { Inside::Chroot });
+    inside.push(if options.no_pivot { Inside::Chroot } else { Inside::PivotRoot });
     let kind = spec.propagation & !libc::MS_REC;
     if kind != 0 && kind != libc::MS_SLAVE && kind != libc::MS_PRIVATE {
         inside.push(Inside::RootPropagation(spec.propagation));
+    }
+    if spec.namespaces.mount == Namespace::Shared {
+        inside.push(Inside::SharedMounts);
     }
 }

@@ -89,6 +89,11 @@ pub enum Inside {
     PivotRoot,
     /// Enter the root without pivot_root(2) (`--no-pivot`).
     Chroot,
+    /// Back to the runtime's mount namespace, with the root that was made
+    /// aside (docs/decisions/0032).
+    SharedMounts,
+    /// Enter the root of a container that has the runtime's mount namespace.
+    RootOf(CText),
     /// Propagation of the root once it is entered (OCI `rootfsPropagation`).
     RootPropagation(u64),
     OomScore(i32),
@@ -185,6 +190,8 @@ impl fmt::Display for Inside {
             ReadonlyRoot => f.write_str("root read-only"),
             PivotRoot => f.write_str("enter the root (pivot_root), let go of the old one"),
             Chroot => f.write_str("enter the root (chroot)"),
+            SharedMounts => f.write_str("back to the runtime's mount namespace, in the same root"),
+            RootOf(path) => write!(f, "enter the root {path} (chroot)"),
             RootPropagation(flags) => write!(f, "make the root {}", propagation_name(*flags)),
             OomScore(score) => write!(f, "oom_score_adj {score}"),
             Rlimit(r) => write!(f, "rlimit {} = {}:{}", r.resource, r.soft, r.hard),

@@ -56,16 +56,21 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
     };
     let signals =
         Signals::hold().map_err(|e| Problem::kernel(format!("signalfd: {}", e.desc())))?;
-    let (joins, _held) = namespaces_of(init)?;
+    let (joins, mut held) = namespaces_of(init)?;
     let mut process = options.process.clone();
     if let Some(own) = &record.process {
         process.attributes = process.attributes.or(&own.attributes);
     }
     let agent = record.listener.as_ref().map(Agent::connect).transpose()?;
+    let root = root_of(init, &joins)?;
     let mut plan = process_plan(Some(&process), joins, &record);
     plan.launch.cpus = process.attributes.cpus_before.clone();
     plan.seccomp = store.load_filter(&record)?;
     plan.inside = exec_steps(&process, plan.seccomp.is_some());
+    if let Some((path, root)) = root {
+        plan.inside.insert(1, plan::inside::Inside::RootOf(path));
+        held.push(root);
+    }
     let groups = below(&record.cgroup, &options.cgroup)?;
     let doors = cgroup::open_doors(&groups, None).map_err(Problem::from)?;
     let extra = Extra {
@@ -248,6 +253,24 @@ fn namespaces_of(init: ProcessName) -> Result<(Vec<plan::inside::Join>, Vec<Owne
         return Err(Problem::user("the container has just ended"));
     }
     Ok((joins, held))
+}
+
+/// The root of a process that has our mount namespace, which therefore does
+/// not bring its root along (docs/decisions/0032), as `namespaces_of`.
+fn root_of(
+    init: ProcessName,
+    joins: &[plan::inside::Join],
+) -> Result<Option<(CText, OwnedFd)>, Problem> {
+    if joins.iter().any(|join| join.kind == crate::policy::spec::Kind::Mount) {
+        return Ok(None);
+    }
+    let theirs = format!("/proc/{}/root", init.pid);
+    let root = crate::kernel::inside::open_path(&CText::lossy(theirs.as_str()))
+        .map_err(|fault| Problem::kernel(format!("{theirs}: {}", fault.errno.desc())))?;
+    if !init.alive() {
+        return Err(Problem::user("the container has just ended"));
+    }
+    Ok(Some((CText::lossy(format!("/proc/self/fd/{}", root.as_raw_fd())), root)))
 }
 
 /// A plan of nothing but entering and executing.

@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::common::{Case, drop_namespace, namespace};
+use crate::common::{Case, add_mount, drop_namespace, namespace};
 
 /// Names in config.json and in /proc/PID/ns.
 const KINDS: [(&str, &str); 8] = [
@@ -81,6 +81,51 @@ fn a_namespace_that_is_not_listed_is_the_caller_s() {
         });
         assert_eq!(text, of("self", name), "{kind}");
     }
+}
+
+/// What a container without a mount namespace mounts is its own all the same:
+/// neither the node nor another container sees it, while it runs or after.
+#[test]
+fn without_a_mount_namespace_nothing_is_mounted_on_the_node() {
+    let Some(case) = Case::root("without_a_mount_namespace_nothing_is_mounted_on_the_node") else {
+        return;
+    };
+    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for no_pivot in [false, true] {
+        let before = mounts();
+        let bundle = case.bundle(|config| {
+            config["process"]["args"] = json!(["sleep", "1000"]);
+            drop_namespace(config, "mount");
+            add_mount(config, json!({"destination": "/own", "type": "tmpfs", "source": "t"}));
+        });
+        let id = case.id("shares");
+        let mut create = vec!["create", "--bundle", bundle.to_str().unwrap()];
+        create.extend(no_pivot.then_some("--no-pivot"));
+        create.push(&id);
+        case.finish(case.denovo(&create)).expect(0, "create");
+        case.ok(&["start", &id]);
+        let state = case.query(&id);
+        assert_eq!(of(&state["pid"].to_string(), "mnt"), of("self", "mnt"));
+        let see = |script: &str| case.ok(&["exec", &id, "sh", "-c", script]);
+        // A tmpfs and a /proc of its own, and masks over that.
+        see("echo x >/own/file; ps -o args | grep -q '[s]leep 1000'");
+        assert_eq!(see("cat /own/file; wc -c </proc/keys"), "x\n0");
+        assert_eq!(see("readlink /proc/self/ns/mnt"), of("self", "mnt"));
+        assert_eq!(see("ls /bin/busybox; pwd"), "/bin/busybox\n/");
+        assert!(!bundle.join("rootfs/own/file").exists());
+        assert_eq!(mounts(), before);
+        case.delete(&id);
+        assert_eq!(mounts(), before);
+        fs::remove_dir_all(bundle).unwrap();
+    }
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    case.run("true", |config| {
+        drop_namespace(config, "mount");
+        namespace(config, "user", None);
+        config["linux"]["uidMappings"] = map.clone();
+        config["linux"]["gidMappings"] = map;
+    })
+    .refused(&["linux.namespaces", "another user namespace", "{\"type\": \"mount\"}"]);
 }
 
 #[test]
@@ -196,7 +241,7 @@ fn maps_of_a_user_namespace_are_as_configured() {
         ]);
         config["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": 500_000, "size": 20}]);
         config["process"]["user"] = json!({"uid": 12, "gid": 7});
-        crate::common::add_mount(
+        add_mount(
             config,
             json!({"destination": "/tmp/place", "source": place, "options": ["bind"]}),
         );
@@ -251,7 +296,7 @@ fn a_mapped_root_needs_no_way_to_its_bundle() {
             }
             let source = case.directory("closed/within");
             fs::write(source.join("word"), "seen").unwrap();
-            crate::common::add_mount(
+            add_mount(
                 config,
                 json!({"destination": "/tmp", "source": source, "options": ["rbind", "ro"]}),
             );

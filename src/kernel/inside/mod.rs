@@ -78,6 +78,8 @@ pub struct Child<'a> {
     outside: Vec<(CText, OwnedFd)>,
     /// The node's /proc, where a label is to be written.
     pub proc: Option<&'a OwnedFd>,
+    /// The runtime's mount namespace, where the process is to share it.
+    pub mounts: Option<&'a OwnedFd>,
     /// See [`super::id_mapped`].
     pub mapped: &'a [(usize, OwnedFd)],
     /// Index of the step that is being taken.
@@ -115,6 +117,7 @@ impl<'a> Child<'a> {
             die_with_parent: false,
             outside: Vec::new(),
             proc: None,
+            mounts: None,
             mapped: &[],
             step: 0,
             root: None,
@@ -206,6 +209,8 @@ impl<'a> Child<'a> {
             Inside::ReadonlyRoot => self.readonly_root(),
             Inside::PivotRoot => self.pivot_root(),
             Inside::Chroot => self.chroot(),
+            Inside::SharedMounts => self.shared_mounts(),
+            Inside::RootOf(path) => root::enter(&open_path(path)?),
             Inside::RootPropagation(flags) => {
                 sys::mount(None, c"/", None, *flags, None).named("mount propagation of the root")
             }

@@ -171,15 +171,32 @@ impl Child<'_> {
     }
 
     pub(super) fn chroot(&mut self) -> Result<(), Fault> {
-        nix::unistd::fchdir(self.root()?).named("chdir to the root")?;
-        nix::unistd::chroot(c".").named("chroot")?;
-        nix::unistd::chdir(c"/").named("chdir to /")?;
+        enter(&self.root()?)?;
         close_to_others()
+    }
+
+    /// Back to the runtime's mount namespace, with the root and all that is
+    /// mounted in it as a tree that is attached nowhere: others do not find
+    /// it, and it goes with its last process (open_tree(2),
+    /// `OPEN_TREE_CLONE`; the tree stays whole when its descriptor closes).
+    pub(super) fn shared_mounts(&mut self) -> Result<(), Fault> {
+        let tree = sys::clone_tree(self.root()?, c"/", true).named("open_tree of the root")?;
+        let mounts = self.mounts.ok_or(Fault { call: "mount namespace", errno: Errno::EBADF })?;
+        nix::sched::setns(mounts, nix::sched::CloneFlags::CLONE_NEWNS)
+            .named("setns to the runtime's mount namespace")?;
+        enter(&tree)
     }
 
     pub(super) fn readonly_root(&mut self) -> Result<(), Fault> {
         super::attributes::set(self.root()?, libc::MOUNT_ATTR_RDONLY, 0)
     }
+}
+
+/// chroot(2) into an open directory.
+pub(super) fn enter(root: &impl AsFd) -> Result<(), Fault> {
+    nix::unistd::fchdir(root).named("chdir to the root")?;
+    nix::unistd::chroot(c".").named("chroot")?;
+    nix::unistd::chdir(c"/").named("chdir to /")
 }
 
 /// From here on others may be inside, who must not read the descriptors and

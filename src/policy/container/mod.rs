@@ -325,8 +325,9 @@ mod tests {
     }
 
     #[test]
-    fn a_config_without_process_and_linux_is_told_what_lacks() {
-        assert_problems(&[(json!({"linux": null, "hostname": null}), &["linux.namespaces: "])]);
+    fn a_config_needs_neither_process_nor_linux() {
+        let spec = checked(json!({"linux": null, "hostname": null}), &facts()).spec;
+        assert_eq!(spec.namespaces.mount, crate::policy::spec::Namespace::Shared);
         let spec = checked(json!({"process": null}), &facts()).spec;
         assert!(spec.process.is_none());
     }

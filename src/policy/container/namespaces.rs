@@ -34,18 +34,38 @@ pub(super) fn check(linux: &Linux, facts: &Facts, found: &mut Findings) -> Names
         owner: None,
     };
     if namespaces.mount == Namespace::Shared {
-        found.refuse_with(
-            "linux.namespaces",
-            "no mount namespace is listed, so that everything the container mounts would be \
-             mounted on the node, where others see it and a crash leaves it",
-            "add {\"type\": \"mount\"}",
-        );
+        shared_mounts(&namespaces, facts, found);
     }
     mappings(&mut namespaces, found);
     namespaces.clocks = clocks(linux, &namespaces, facts, found);
     namespaces.deny_setgroups = must_deny_setgroups(&namespaces, facts);
     privilege(&namespaces, facts, found);
     namespaces
+}
+
+/// What a container in the runtime's own mount namespace cannot have
+/// (docs/decisions/0032).
+fn shared_mounts(namespaces: &Namespaces, facts: &Facts, found: &mut Findings) {
+    let hint = "add {\"type\": \"mount\"} to linux.namespaces";
+    if namespaces.user != Namespace::Shared {
+        // mount_namespaces(7): it belongs to the user namespace it was made in.
+        found.refuse_with(
+            "linux.namespaces",
+            "a container in another user namespace can mount nothing in the runtime's mount \
+             namespace, and no mount namespace is listed",
+            hint,
+        );
+    }
+    if facts.kernel < (5, 2) {
+        let (major, minor) = facts.kernel;
+        found.push(
+            Problem::kernel(format!(
+                "linux.namespaces: a container without a mount namespace needs Linux 5.2 \
+                 (open_tree), this is {major}.{minor}"
+            ))
+            .hint(hint),
+        );
+    }
 }
 
 fn listed(linux: &Linux, found: &mut Findings) -> BTreeMap<Kind, Namespace> {
@@ -272,7 +292,7 @@ mod tests {
         let maps = |uid: Value| json!({"uidMappings": uid, "gidMappings": own(0)});
         let map = |inside: u32, outside: u32, size: u32| json!({"containerID": inside, "hostID": outside, "size": size});
         assert_problems(&[
-            (with(json!([]), json!({})), &["linux.namespaces: no mount namespace"]),
+            (with(json!([user]), maps(own(0))), &["linux.namespaces: a container in another user"]),
             (
                 with(json!([mount, {"type": "pid"}, {"type": "pid"}]), json!({})),
                 &["linux.namespaces[2].type: "],
