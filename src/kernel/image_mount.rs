@@ -54,10 +54,9 @@ pub fn mount_squashfs(image: &File, lock: &Path) -> Result<OwnedFd, NotMounted> 
         Some(found) => found,
         None => {
             let new = configure(image)?;
-            let written = lock
-                .rewind()
-                .and_then(|()| lock.set_len(0))
-                .and_then(|()| lock.write_all(new.1.to_string().as_bytes()));
+            // Over whatever number stands there: a file is cut slowly.
+            let written =
+                lock.rewind().and_then(|()| lock.write_all(format!("{:<10}", new.1).as_bytes()));
             named("write of the lock", written)?;
             new
         }

@@ -1,6 +1,7 @@
 //! An image becomes the root of environments: mounted by the kernel for root,
 //! through FUSE for a user, unpacked on the node where neither works.
 
+pub mod ahead;
 pub mod unpacked;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

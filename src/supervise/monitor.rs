@@ -3,6 +3,7 @@
 //! back at the end.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -11,6 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
+use super::image::ahead::Ahead;
 use super::protocol::{self, Entry, Parting, Reply, Request};
 use super::provisions::{self, Viewer};
 use super::{groups, init, stage, steps};
@@ -23,6 +25,7 @@ use crate::kernel::timings::{self, Stage};
 use crate::plan::Plan;
 use crate::plan::cgroup::CgroupPlan;
 use crate::policy::spec::Kind;
+use crate::policy::text::CText;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
 use crate::record::process::ProcessName;
@@ -46,6 +49,8 @@ pub struct Orders {
     pub kernel: (u32, u32),
     /// What the environment is made for.
     pub asked: JobRequest,
+    /// Where the image is, if it is one.
+    pub image_root: Option<PathBuf>,
 }
 
 /// One connection: who, and whether it counts as being in.
@@ -74,9 +79,12 @@ struct Monitor {
 
 /// Makes the monitor and waits until the environment stands.
 ///
+/// # Arguments
+/// * `first` - the program that will run in it first, if one is known
+///
 /// # Errors
 /// Everything that was wrong; nothing of the environment is left then.
-pub fn spawn(orders: Orders) -> Result<(), Problems> {
+pub fn spawn(orders: Orders, first: Option<&CText>) -> Result<(), Problems> {
     let kernel = |what: &str, e: Errno| vec![Problem::kernel(format!("{what}: {}", e.desc()))];
     let (ours, theirs) = Channel::pair().map_err(|e| kernel("socketpair", e))?;
     match sys::clone3(0, None).map_err(|e| kernel("clone3", e))? {
@@ -93,6 +101,12 @@ pub fn spawn(orders: Orders) -> Result<(), Problems> {
         }
     }
     drop(theirs);
+    if let Some(root) = &orders.image_root {
+        let stands = || readable(ours.as_owned());
+        if let Ok(ahead) = Ahead::new(root, &stands) {
+            ahead.read(first);
+        }
+    }
     let mut buffer = vec![0u8; 64 * 1024];
     let length = receive_with(ours.as_owned(), &mut buffer).map_err(|e| kernel("recv", e))?.0;
     match serde_json::from_slice::<Result<(), Problems>>(&buffer[..length]) {
@@ -106,6 +120,12 @@ pub fn spawn(orders: Orders) -> Result<(), Problems> {
                 .hint("denovo node gc removes what it may have left"),
         ]),
     }
+}
+
+/// Whether something has come, or nothing will any more.
+fn readable(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
 }
 
 fn main(mut orders: Orders, report: &Channel) -> i32 {

@@ -44,6 +44,7 @@ struct FromImage {
     handed: Option<OwnedFd>,
     held: Option<OwnedFd>,
     mount: Option<PathBuf>,
+    root: Option<PathBuf>,
     /// For an explanation.
     lines: Vec<String>,
 }
@@ -62,7 +63,8 @@ fn from_image(
     let base = jobs.root().parent().unwrap_or(jobs.root());
     let ready = from_store::acquire(base, id, wanted, fetch, warn)?;
     let (handed, held) = (ready.handed, ready.held);
-    let kept = FromImage { handed, held, mount: ready.mount, lines: Vec::new() };
+    let root = Some(ready.image.root.clone());
+    let kept = FromImage { handed, held, mount: ready.mount, root, lines: Vec::new() };
     Ok((image::Found::Bundle(ready.image), kept))
 }
 
@@ -202,11 +204,15 @@ pub fn explain(base: &Path, request: &JobRequest, facts: &Facts) -> Result<Vec<S
 }
 
 /// With the lock of the id held.
+///
+/// # Arguments
+/// * `first` - the program that will run in it first, if one is known
 pub(super) fn make(
     jobs: &Jobs,
     id: &str,
     request: &JobRequest,
     persistent: bool,
+    first: Option<&CText>,
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     // CPUs are chosen and written down under one lock for the whole node.
@@ -258,11 +264,12 @@ pub(super) fn make(
         held: prepared.image.held,
         kernel: facts.kernel,
         asked: request.clone(),
+        image_root: prepared.image.root,
     };
     jobs.save(&orders.record).inspect_err(|_| drop(jobs.forget(id)))?;
     timings::done(Stage::Record);
     drop(reserving);
-    monitor::spawn(orders).map_err(Refusal::from)
+    monitor::spawn(orders, first).map_err(Refusal::from)
 }
 
 fn choose_cpus(

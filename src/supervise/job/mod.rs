@@ -83,7 +83,7 @@ pub fn run(
             joined
         }
         None => {
-            make(&jobs, &id, request, false, warn)?;
+            make(&jobs, &id, request, false, command.args.first(), warn)?;
             try_join(&jobs, &id)?.ok_or_else(|| vanished(&id))?
         }
     };
@@ -106,7 +106,7 @@ pub fn start(base: &Path, request: &JobRequest, warn: &dyn Fn(&str)) -> Result<S
             ))
             .into());
     }
-    make(&jobs, &id, request, true, warn)?;
+    make(&jobs, &id, request, true, None, warn)?;
     Ok(id)
 }
 
@@ -146,7 +146,7 @@ pub fn ensure(
         wait_closed(&joined.socket);
         join_when_ready(&jobs, id)?;
     }
-    make(&jobs, id, request, true, warn)?;
+    make(&jobs, id, request, true, None, warn)?;
     Ok(Ensured::Made)
 }
 

@@ -1,0 +1,184 @@
+//! What an environment's first program will read of its image, read while the
+//! environment is being made: a file of an image that nobody used until now is
+//! fetched and unpacked piece by piece, each a wait, and meanwhile another
+//! processor has nothing to do.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use object::elf::{self, FileHeader64};
+use object::read::ReadRef;
+use object::read::elf::{Dyn, FileHeader, ProgramHeader};
+use object::{Endianness, ReadCache};
+
+use crate::kernel::sys;
+use crate::policy::rank::DEFAULT_PATH;
+use crate::policy::text::CText;
+
+/// Bytes asked for at a time: a block of an image, so that what others wait
+/// for is looked at often.
+const PIECE: u64 = 128 * 1024;
+/// Bytes of one file: a C library, but not all of an interpreter of 7 MiB, of
+/// which a start needs a part.
+const MOST: u64 = 2 << 20;
+/// Libraries of one program: what links to more takes long anyway.
+const LIBRARIES: usize = 16;
+
+/// Whoever reads an image ahead. What cannot be read is left out: time is all
+/// that is lost, and the program itself will tell.
+pub struct Ahead<'a> {
+    root: OwnedFd,
+    /// Its path on this node.
+    at: PathBuf,
+    /// Whether nobody waits for anything else any more.
+    enough: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Ahead<'a> {
+    /// # Arguments
+    /// * `root` - the image's root, as a path of this process
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn new(root: &Path, enough: &'a dyn Fn() -> bool) -> std::io::Result<Self> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let root = File::options().read(true).custom_flags(flags).open(root)?;
+        let at = path_of(root.as_fd()).unwrap_or_default();
+        Ok(Self { root: root.into(), at, enough })
+    }
+
+    /// The program, its loader and its libraries.
+    ///
+    /// # Arguments
+    /// * `first` - the program as the user named it; without one, or without
+    ///   one in the image, the shell is read, which most jobs start with
+    pub fn read(&self, first: Option<&CText>) {
+        let Some(program) = candidates(first).iter().find_map(|name| self.file(name)) else {
+            return;
+        };
+        let Some(needs) = Needs::of(&program) else { return };
+        let Some(loader) = text(needs.loader).and_then(|path| self.file(&path)) else { return };
+        self.file(c"/etc/ld.so.cache");
+        // Where the loader really is, the C library is too, and a system's others.
+        let Some(real) = self.inside(&loader) else { return };
+        let beside = real.parent().unwrap_or(Path::new("/"));
+        for library in needs.libraries.iter().take(LIBRARIES) {
+            let path = beside.join(std::ffi::OsStr::from_bytes(library));
+            let _ = text(path.as_os_str().as_bytes()).and_then(|path| self.file(&path));
+        }
+    }
+
+    /// A file of the image, its beginning in the page cache.
+    fn file(&self, path: &CStr) -> Option<File> {
+        // What is no file is neither waited for nor changed by its opening.
+        let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let fd = sys::openat2(self.root.as_fd(), path, flags, 0, sys::resolve::IN_ROOT).ok()?;
+        let file = File::from(fd);
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let mut at = 0;
+        while at < metadata.len().min(MOST) && !(self.enough)() {
+            let (offset, length) = (at as i64, PIECE as i64);
+            posix_fadvise(&file, offset, length, PosixFadviseAdvice::POSIX_FADV_WILLNEED).ok()?;
+            at += PIECE;
+        }
+        Some(file)
+    }
+
+    /// A file's path in the image, without links.
+    fn inside(&self, file: &File) -> Option<PathBuf> {
+        path_of(file.as_fd())?.strip_prefix(&self.at).ok().map(|path| Path::new("/").join(path))
+    }
+}
+
+/// What a program names that the kernel and its loader open (elf(5),
+/// `PT_INTERP` and `DT_NEEDED`).
+struct Needs {
+    loader: Vec<u8>,
+    libraries: Vec<Vec<u8>>,
+}
+
+impl Needs {
+    /// Of a program that is loaded: none of a script's, nor of a static one's.
+    fn of(program: &File) -> Option<Self> {
+        let data = &ReadCache::new(program);
+        let header = FileHeader64::<Endianness>::parse(data).ok()?;
+        let endian = header.endian().ok()?;
+        let segments = header.program_headers(endian, data).ok()?;
+        let loader = segments.iter().find_map(|s| s.interpreter(endian, data).ok()?)?;
+        let dynamic = segments.iter().find_map(|s| s.dynamic(endian, data).ok()?)?;
+        let value = |tag| dynamic.iter().find(|d| d.tag(endian) == tag).map(|d| d.val(endian));
+        let (address, size) = (value(elf::DT_STRTAB)?, value(elf::DT_STRSZ)?.min(MOST));
+        let names = segments.iter().find_map(|s| {
+            let within = address.checked_sub(s.p_vaddr(endian))?;
+            let loaded = s.p_type(endian) == elf::PT_LOAD && within < s.p_filesz(endian);
+            loaded.then(|| s.p_offset(endian).checked_add(within))?
+        })?;
+        let names = data.read_bytes_at(names, size).ok()?;
+        let name = |at: u64| names.get(usize::try_from(at).ok()?..)?.split(|b| *b == 0).next();
+        let libraries = dynamic
+            .iter()
+            .filter(|d| d.tag(endian) == elf::DT_NEEDED)
+            .filter_map(|d| name(d.val(endian)).map(<[u8]>::to_vec))
+            .collect();
+        Some(Self { loader: loader.to_vec(), libraries })
+    }
+}
+
+fn path_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
+}
+
+fn text(path: impl Into<Vec<u8>>) -> Option<CString> {
+    CString::new(path).ok()
+}
+
+/// Where execvp(3) would look, and the shell.
+fn candidates(first: Option<&CText>) -> Vec<CString> {
+    let paths = match first.map(CText::as_bytes) {
+        Some(name) if name.contains(&b'/') => vec![name.to_vec()],
+        Some(name) => {
+            DEFAULT_PATH.split(':').map(|dir| [dir.as_bytes(), b"/", name].concat()).collect()
+        }
+        None => Vec::new(),
+    };
+    paths.into_iter().chain([b"/bin/sh".to_vec()]).filter_map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_names_its_loader_and_libraries() {
+        let needs = Needs::of(&File::open("/bin/sh").unwrap()).unwrap();
+        assert!(needs.loader.starts_with(b"/lib"), "{:?}", String::from_utf8(needs.loader));
+        assert!(needs.libraries.contains(&b"libc.so.6".to_vec()), "{:?}", needs.libraries);
+        assert!(Needs::of(&File::open("/etc/passwd").unwrap()).is_none());
+    }
+
+    #[test]
+    fn nothing_is_read_that_nobody_waits_for() {
+        let asked = std::cell::Cell::new(0);
+        let enough = || asked.replace(asked.get() + 1) > 0;
+        let ahead = Ahead::new(Path::new("/"), &enough).unwrap();
+        assert!(ahead.file(c"/etc/../etc/passwd").is_some());
+        assert!(ahead.file(c"/dev/null").is_none(), "no file");
+        assert!(ahead.file(c"/nothing").is_none());
+        ahead.read(Some(&CText::lossy("sh")));
+        // Once for each file that was opened, and no piece after the first.
+        assert!((3..=20).contains(&asked.get()), "{}", asked.get());
+    }
+
+    #[test]
+    fn the_search_is_the_shell_s() {
+        let names = |first: &str| candidates(Some(&CText::lossy(first)));
+        assert_eq!(names("./a.out"), [c"./a.out".to_owned(), c"/bin/sh".to_owned()]);
+        assert!(names("mpirun").contains(&c"/usr/bin/mpirun".to_owned()));
+        assert_eq!(candidates(None), [c"/bin/sh".to_owned()]);
+    }
+}
