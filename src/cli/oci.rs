@@ -37,6 +37,9 @@ pub struct Making {
     /// File to write the process's pid to
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Socket that takes a pidfd of the process
+    #[arg(long, value_name = "PATH")]
+    pidfd_socket: Option<PathBuf>,
     /// Number of descriptors from 3 on that the process inherits
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
@@ -54,6 +57,7 @@ impl Making {
             bundle: self.bundle.clone(),
             console_socket: self.console_socket.clone(),
             pid_file: self.pid_file.clone(),
+            pidfd_socket: self.pidfd_socket.clone(),
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
@@ -267,6 +271,9 @@ pub struct Exec {
     /// File to write the process's pid to
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Socket that takes a pidfd of the process
+    #[arg(long, value_name = "PATH")]
+    pidfd_socket: Option<PathBuf>,
     /// Number of descriptors from 3 on that the process inherits
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
@@ -330,6 +337,7 @@ pub fn exec(context: &Context, args: &Exec) -> Result<i32, Refusal> {
     let options = ExecOptions {
         process,
         pid_file: args.pid_file.clone(),
+        pidfd_socket: args.pidfd_socket.clone(),
         console_socket: args.console_socket.clone(),
         preserve_fds: args.preserve_fds,
         detach: args.detach,

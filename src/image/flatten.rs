@@ -11,9 +11,9 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 
 use super::child::Child;
-use super::merge::{self, Layer, Progress, Sink, Tree};
-use super::store::Flat;
-use super::tar::{Entry, Writer};
+use super::merge::{self, Layer, Node, Progress, Sink, Tree};
+use super::store::{Accounts, Flat};
+use super::tar::{Entry, Path as TarPath, Writer};
 use super::unpack::{Owners, Unpacker};
 use super::{Digest, Store};
 use crate::problem::Problem;
@@ -73,14 +73,16 @@ pub fn flatten(
     progress: Progress<'_>,
 ) -> Result<Flat, Problem> {
     let temporary = store.temporary("flat")?;
-    squash(store, layers, tree, temporary.path(), progress)?;
+    let accounts = squash(store, layers, tree, temporary.path(), progress)?;
     let (file, size) = temporary.adopt()?;
-    let flat = Flat { manifest: manifest.clone(), file, format: "squashfs".into(), size };
+    let format = "squashfs".into();
+    let flat = Flat { manifest: manifest.clone(), file, format, size, accounts };
     store.set_flat(&flat)?;
     Ok(flat)
 }
 
-/// Writes a tree as a squashfs to `to`.
+/// Writes a tree as a squashfs to `to`; gives the account files that came by,
+/// if they are what a start would find.
 ///
 /// # Errors
 /// As [`flatten`].
@@ -90,7 +92,7 @@ pub fn squash(
     tree: &Tree,
     to: &Path,
     progress: Progress<'_>,
-) -> Result<(), Problem> {
+) -> Result<Option<Accounts>, Problem> {
     let mut command = tool("mksquashfs", "squashfs-tools")?;
     command.arg("-").arg(to);
     command.args(["-tar", "-noappend", "-quiet", "-no-progress", "-comp", "zstd"]);
@@ -105,12 +107,32 @@ pub fn squash(
         command.arg("-root-gid").arg(root.gid.to_string());
     }
     let time = tree.directories().next().map_or(0, |root| root.mtime);
+    let mut seen = [None, None];
     feed(command, "mksquashfs", |input| {
-        let mut sink = Clamped(TarSink::new(input, false));
+        let mut sink = Squashed { tar: TarSink::new(input, false), seen: &mut seen };
         merge::emit(store, layers, tree, &mut sink, progress)?;
-        sink.0.finish().map(drop).map_err(|e| stream(&e))
+        sink.tar.finish().map(drop).map_err(|e| stream(&e))
     })?;
-    set_root_time(to, time.clamp(0, i64::from(u32::MAX)) as u32).map_err(|e| stream(&e))
+    set_root_time(to, time.clamp(0, i64::from(u32::MAX)) as u32).map_err(|e| stream(&e))?;
+    let [passwd, group] = seen;
+    Ok(account(tree, 0, passwd).zip(account(tree, 1, group)))
+        .map(|both| both.map(|(passwd, group)| Accounts { passwd, group }))
+}
+
+/// The files of accounts, as paths in a tree.
+const ACCOUNTS: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
+
+/// Bytes of one that is kept beside the image.
+const SHORT: u64 = 64 << 10;
+
+/// What is known of an account file: its text, or that it is none; nothing of
+/// one that came by under another name.
+fn account(tree: &Tree, which: usize, seen: Option<String>) -> Option<String> {
+    let path = TarPath::parse(ACCOUNTS[which]).ok()?;
+    match tree.get(&path) {
+        Some(Node::File { .. }) => seen,
+        _ => Some(String::new()),
+    }
 }
 
 /// Sets the root's time of change, in seconds since 1970: until 4.6
@@ -134,16 +156,30 @@ fn set_root_time(path: &Path, time: u32) -> std::io::Result<()> {
     file.write_all_at(&time.to_le_bytes(), block + 2 + (root & 0xffff) + 8)
 }
 
-/// squashfs has times from 1970 on, in 32 bits.
-struct Clamped<W: Write>(TarSink<W>);
+/// What goes into a squashfs. It has times from 1970 on, in 32 bits.
+struct Squashed<'a, W: Write> {
+    tar: TarSink<W>,
+    /// The texts of [`ACCOUNTS`] as they come by.
+    seen: &'a mut [Option<String>; 2],
+}
 
-impl<W: Write> Sink for Clamped<W> {
+impl<W: Write> Sink for Squashed<'_, W> {
     fn node(&mut self, entry: &Entry) -> Result<(), Problem> {
-        self.0.node(&clamped(entry))
+        self.tar.node(&clamped(entry))
     }
 
     fn file(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), Problem> {
-        self.0.file(&clamped(entry), data)
+        let which = ACCOUNTS.iter().position(|path| entry.path.bytes() == *path);
+        let short = entry.sparse.is_none() && entry.stored <= SHORT;
+        let Some(which) = which.filter(|_| short) else {
+            return self.tar.file(&clamped(entry), data);
+        };
+        let mut bytes = Vec::new();
+        data.read_to_end(&mut bytes).map_err(|e| stream(&e))?;
+        self.tar.file(&clamped(entry), &mut &bytes[..])?;
+        // What is no text is no account file.
+        self.seen[which] = Some(String::from_utf8(bytes).unwrap_or_default());
+        Ok(())
     }
 }
 

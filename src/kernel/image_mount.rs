@@ -87,12 +87,17 @@ fn shared(image: &File, number: u32) -> Option<(File, u32)> {
     (behind == (metadata.dev(), metadata.ino())).then_some((device, number))
 }
 
+/// In blocks of a page, squashfs keeps those of its tables that it has read a
+/// part of (Linux 6.5), which saves a third of all reads of a start.
 fn configure(image: &File) -> Result<(File, u32), NotMounted> {
+    let size = named("stat of the image", image.metadata())?.len();
+    // The device has no part of a block.
+    let block_size = if size.is_multiple_of(4096) { 4096 } else { 0 };
     let control = named("open of /dev/loop-control", File::open("/dev/loop-control"))?;
     loop {
         let number = named("LOOP_CTL_GET_FREE", sys::loop_free(control.as_fd()))?;
         let device = named("open of a loop device", File::open(device_path(number)))?;
-        match sys::loop_configure(device.as_fd(), image.as_fd()) {
+        match sys::loop_configure(device.as_fd(), image.as_fd(), block_size) {
             Ok(()) => return Ok((device, number)),
             // Somebody else was quicker.
             Err(Errno::EBUSY) => {}

@@ -34,6 +34,7 @@ pub struct StartOptions {
     pub bundle: PathBuf,
     pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
+    pub pidfd_socket: Option<PathBuf>,
     /// Further descriptors from 3 on that the process inherits.
     pub preserve_fds: u32,
     pub no_pivot: bool,

@@ -5,7 +5,7 @@ use super::interrupt::Interrupts;
 use super::listener::Agent;
 use super::making::write_pid_file;
 use super::proxy::{Proxy, Signals};
-use super::sockets::send_terminal;
+use super::sockets::{send_pidfd, send_terminal};
 use super::terminal::Relay;
 use crate::kernel::cgroup;
 use crate::kernel::channel::Heard;
@@ -32,6 +32,7 @@ use std::time::Duration;
 pub struct ExecOptions {
     pub process: Process,
     pub pid_file: Option<PathBuf>,
+    pub pidfd_socket: Option<PathBuf>,
     pub console_socket: Option<PathBuf>,
     pub preserve_fds: u32,
     pub detach: bool,
@@ -125,6 +126,9 @@ pub fn exec(store: &Store, id: &str, options: &ExecOptions) -> Result<i32, Refus
     drop(interrupts);
     if let Some(path) = &options.pid_file {
         write_pid_file(path, born.pid)?;
+    }
+    if let Some(path) = &options.pidfd_socket {
+        send_pidfd(path, &born.pidfd)?;
     }
     timings::done(Stage::Finish);
     timings::report("exec", &plan.inside);

@@ -18,7 +18,7 @@ use crate::image::import::{self, Stored};
 use crate::image::manifest::Platform;
 use crate::image::merge::Bounds;
 use crate::image::site::Site;
-use crate::image::store::Flat;
+use crate::image::store::{Accounts, Flat};
 use crate::image::{Digest, Image, Reference, Store, bundle, registry, trust};
 use crate::kernel::image_mount::{self, NotMounted};
 use crate::problem::{Problem, Problems};
@@ -157,7 +157,8 @@ pub fn explain(wanted: &str) -> Result<(Image, Vec<String>), Problems> {
     let found = find(wanted, None)?;
     let line = format!("image {wanted} ({}): {}", found.stored.digest, found.way);
     let root = PathBuf::from("/proc/self/fd/IMAGE");
-    Ok((described(wanted, &found.stored, root), vec![line]))
+    let accounts = found.store.flat(&found.stored.digest).and_then(|flat| flat.accounts);
+    Ok((described(wanted, &found.stored, accounts, root), vec![line]))
 }
 
 /// The last parts of all names in an image.
@@ -193,13 +194,14 @@ pub fn acquire(
     let flat = import::complete(&found.store, &found.stored.digest, found.bounds, &|_| {});
     let why = match (&found.way, flat) {
         (Way::Kernel, Ok(flat)) => match by_kernel(base, &found.store, &flat)? {
-            Ok(mount) => return Ok(ready_mount(wanted, &found.stored, mount)),
+            Ok(mount) => return Ok(ready_mount(wanted, &found.stored, flat.accounts, mount)),
             Err(why) => format!("the kernel mounts no squashfs here ({why})"),
         },
         (Way::Fuse { program, unmount }, Ok(flat)) => {
             match by_fuse(base, id, &found.store, &flat, (program, unmount))? {
                 Ok(mount) => {
-                    let image = described(wanted, &found.stored, mount.join("root"));
+                    let root = mount.join("root");
+                    let image = described(wanted, &found.stored, flat.accounts, root);
                     return Ok(Ready { image, handed: None, held: None, mount: Some(mount) });
                 }
                 Err(why) => why,
@@ -211,26 +213,33 @@ pub fn acquire(
     };
     let (dir, held) = unpacked::acquire(&found, &why, warn)?;
     if !by_root() {
-        let image = described(wanted, &found.stored, dir);
+        let image = described(wanted, &found.stored, None, dir);
         return Ok(Ready { image, handed: None, held: Some(held), mount: None });
     }
     // Users may not look into root's cache, so they get a mount of it.
     let mount = image_mount::mount_directory(&dir)
         .map_err(|e| Problem::kernel(format!("{}: {e}", dir.display())))?;
-    Ok(Ready { held: Some(held), ..ready_mount(wanted, &found.stored, mount) })
+    Ok(Ready { held: Some(held), ..ready_mount(wanted, &found.stored, None, mount) })
 }
 
-fn ready_mount(wanted: &str, stored: &Stored, mount: OwnedFd) -> Ready {
+fn ready_mount(wanted: &str, stored: &Stored, accounts: Option<Accounts>, mount: OwnedFd) -> Ready {
     let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
-    Ready { image: described(wanted, stored, root), handed: Some(mount), held: None, mount: None }
+    let image = described(wanted, stored, accounts, root);
+    Ready { image, handed: Some(mount), held: None, mount: None }
 }
 
-fn described(wanted: &str, stored: &Stored, root: PathBuf) -> Image {
+/// # Arguments
+/// * `accounts` - the image's, where they are known without reading it
+fn described(wanted: &str, stored: &Stored, accounts: Option<Accounts>, root: PathBuf) -> Image {
+    let accounts = accounts.unwrap_or_else(|| Accounts {
+        passwd: bundle::account_file(&root, "passwd"),
+        group: bundle::account_file(&root, "group"),
+    });
     Image {
         name: name_of(wanted),
         digest: Some(stored.digest.to_string()),
-        passwd: bundle::account_file(&root, "passwd"),
-        group: bundle::account_file(&root, "group"),
+        passwd: accounts.passwd,
+        group: accounts.group,
         env: stored.config.env.clone(),
         root,
     }

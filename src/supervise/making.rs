@@ -4,7 +4,7 @@
 use super::container::{Ready, Refusal, StartOptions};
 use super::interrupt::Interrupts;
 use super::listener::Agent;
-use super::sockets::{listen, send_terminal};
+use super::sockets::{listen, send_pidfd, send_terminal};
 use crate::kernel::cgroup::Doors;
 use crate::kernel::channel::{Channel, Heard, Word};
 use crate::kernel::launch::{Born, Extra, NotLaunched, launch_placed};
@@ -224,6 +224,9 @@ impl<'a> Making<'a> {
     pub fn finish(mut self, born: &Born) -> Result<(Record, Vec<Inside>), Refusal> {
         if let Some(path) = &self.options.pid_file {
             write_pid_file(path, born.pid)?;
+        }
+        if let Some(path) = &self.options.pidfd_socket {
+            send_pidfd(path, &born.pidfd)?;
         }
         if self.options.detach {
             self.record.keeper = None;

@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -12,7 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::image::ahead::Ahead;
+use super::image::ahead::{self, Ahead};
 use super::protocol::{self, Entry, Parting, Reply, Request};
 use super::provisions::{self, Viewer};
 use super::{groups, init, stage, steps};
@@ -53,6 +54,9 @@ pub struct Orders {
     pub image_root: Option<PathBuf>,
 }
 
+/// How long the image is read ahead: the first program runs by then.
+const READ_AHEAD: Duration = Duration::from_millis(200);
+
 /// One connection: who, and whether it counts as being in.
 struct Client {
     socket: OwnedFd,
@@ -91,22 +95,18 @@ pub fn spawn(orders: Orders, first: Option<&CText>) -> Result<(), Problems> {
         Forked::Child => {
             drop(ours);
             // Twice, so that nobody has to wait for it.
-            match sys::clone3(0, None) {
-                Ok(Forked::Child) => sys::exit_now(main(orders, &theirs)),
-                _ => sys::exit_now(0),
+            if let Ok(Forked::Parent(monitor)) = sys::clone3(0, None) {
+                drop(theirs);
+                also_read_ahead(&orders, monitor, first);
+                sys::exit_now(0);
             }
+            sys::exit_now(main(orders, &theirs))
         }
         Forked::Parent(pid) => {
             let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
         }
     }
     drop(theirs);
-    if let Some(root) = &orders.image_root {
-        let stands = || readable(ours.as_owned());
-        if let Ok(ahead) = Ahead::new(root, &stands) {
-            ahead.read(first);
-        }
-    }
     let mut buffer = vec![0u8; 64 * 1024];
     let length = receive_with(ours.as_owned(), &mut buffer).map_err(|e| kernel("recv", e))?.0;
     match serde_json::from_slice::<Result<(), Problems>>(&buffer[..length]) {
@@ -122,10 +122,25 @@ pub fn spawn(orders: Orders, first: Option<&CText>) -> Result<(), Problems> {
     }
 }
 
-/// Whether something has come, or nothing will any more.
-fn readable(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
+/// Starts a process that reads what the first program will, for a moment, and
+/// not longer than the monitor is there. Without it all works as well.
+fn also_read_ahead(orders: &Orders, monitor: i32, first: Option<&CText>) {
+    let Some(root) = orders.image_root.as_ref().and_then(|root| ahead::root(root).ok()) else {
+        return;
+    };
+    let Ok(monitor) = sys::pidfd_open(monitor) else { return };
+    if !matches!(sys::clone3(0, None), Ok(Forked::Child)) {
+        return;
+    }
+    if apart(&[&root, &monitor]).is_ok() && sys::set_process_name(c"denovo-ahead").is_ok() {
+        let until = Instant::now() + READ_AHEAD;
+        let ended = || {
+            let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO) != Ok(0)
+        };
+        Ahead::new(root, &|| Instant::now() > until || ended()).read(first);
+    }
+    sys::exit_now(0)
 }
 
 fn main(mut orders: Orders, report: &Channel) -> i32 {
@@ -160,17 +175,23 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
     0
 }
 
+fn detach(report: &Channel, ours: [&Option<OwnedFd>; 2]) -> Result<(), Errno> {
+    let mut keep = vec![report.as_owned()];
+    keep.extend(ours.into_iter().flatten());
+    apart(&keep)?;
+    sys::set_process_name(c"denovo-monitor")
+}
+
 /// Away from the caller's terminal, directory and descriptors: a pipe held
 /// open here would keep its reader waiting for as long as the job runs.
-fn detach(report: &Channel, ours: [&Option<OwnedFd>; 2]) -> Result<(), Errno> {
+fn apart(keep: &[&OwnedFd]) -> Result<(), Errno> {
     let _ = nix::unistd::setsid();
     nix::unistd::chdir("/")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
     crate::kernel::files::become_stdio(null.as_fd())?;
     drop(null);
-    let mut keep = vec![report.as_owned().as_raw_fd() as u32];
-    keep.extend(ours.into_iter().flatten().map(|fd| fd.as_raw_fd() as u32));
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
     keep.sort_unstable();
     let mut next = 3;
     for fd in keep {
@@ -180,8 +201,7 @@ fn detach(report: &Channel, ours: [&Option<OwnedFd>; 2]) -> Result<(), Errno> {
         next = fd + 1;
     }
     sys::close_range(next, u32::MAX)?;
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
-    sys::set_process_name(c"denovo-monitor")
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
 }
 
 impl Monitor {

@@ -69,30 +69,36 @@ pub fn connect_stream(path: &Path) -> nix::Result<OwnedFd> {
 }
 
 /// Hands the terminal to whoever listens on `--console-socket`.
+///
+/// # Errors
+/// Nobody listens there.
 pub fn send_terminal(path: &Path, master: &OwnedFd) -> Result<(), Problem> {
-    use nix::sys::socket::{
-        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, connect, sendmsg, socket,
-    };
-    let make = || -> nix::Result<()> {
-        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        let (address, _dir) = address(path)?;
-        connect(fd.as_raw_fd(), &address)?;
-        let fds = [master.as_raw_fd()];
-        let name = b"/dev/ptmx";
-        let iov = [std::io::IoSlice::new(name)];
-        sendmsg::<()>(
-            fd.as_raw_fd(),
-            &iov,
-            &[ControlMessage::ScmRights(&fds)],
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?;
-        Ok(())
-    };
-    make().map_err(|e| {
+    send_fd(path, master, b"/dev/ptmx").map_err(|e| {
         Problem::user(format!("--console-socket {}: {}", path.display(), e.desc()))
             .hint("it must be a socket on which somebody listens for the terminal")
     })
+}
+
+/// Hands the process's pidfd to whoever listens on `--pidfd-socket`.
+///
+/// # Errors
+/// Nobody listens there.
+pub fn send_pidfd(path: &Path, pidfd: &OwnedFd) -> Result<(), Problem> {
+    send_fd(path, pidfd, b"pidfd").map_err(|e| {
+        Problem::user(format!("--pidfd-socket {}: {}", path.display(), e.desc()))
+            .hint("it must be a socket on which somebody listens for the pidfd")
+    })
+}
+
+/// One descriptor over a stream connection of its own, with a name as the
+/// data that must come with it (unix(7), `SCM_RIGHTS`).
+fn send_fd(path: &Path, fd: &OwnedFd, name: &[u8]) -> nix::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let socket = connect_stream(path)?;
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let data = [std::io::IoSlice::new(name)];
+    sendmsg::<()>(socket.as_raw_fd(), &data, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
 }
 
 /// Only the environment's user (and root) may connect.

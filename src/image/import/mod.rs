@@ -161,7 +161,14 @@ impl Import<'_> {
         let manifest =
             write(self.store, &Config::default(), &[(SQUASHFS_LAYER, &blob, size, &blob)])?;
         let format = "squashfs".to_owned();
-        self.store.set_flat(&Flat { manifest: manifest.clone(), file: blob, format, size })?;
+        let accounts = None;
+        self.store.set_flat(&Flat {
+            manifest: manifest.clone(),
+            file: blob,
+            format,
+            size,
+            accounts,
+        })?;
         Ok(manifest)
     }
 
@@ -194,6 +201,7 @@ pub fn complete(
             file: part.digest.clone(),
             format: "squashfs".into(),
             size: part.size,
+            accounts: None,
         };
         store.set_flat(&flat)?;
         return Ok(flat);

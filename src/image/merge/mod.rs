@@ -14,6 +14,8 @@ pub use tree::{Node, Tree};
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use super::decompress::{self, Bounded};
 use super::digest::{Algorithm, Hasher};
@@ -137,8 +139,7 @@ fn list(
     let wrong = |e: tar::Error| in_layer(&layer.blob, &e);
     let plain = open(store, layer, progress)?;
     let algorithm = layer.diff_id.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-    let hashed =
-        Hashed { source: Bounded::new(plain, bounds.bytes), hasher: Hasher::new(algorithm) };
+    let hashed = Hashed::new(Bounded::new(plain, bounds.bytes), algorithm);
     // Header by header would be half a million small reads.
     let mut reader = Reader::new(io::BufReader::with_capacity(1 << 17, hashed));
     let (mut entries, mut bytes) = (Vec::new(), 0u64);
@@ -156,7 +157,7 @@ fn list(
         }
     }
     reader.drain().map_err(wrong)?;
-    let found = reader.into_inner().into_inner().hasher.finish();
+    let found = reader.into_inner().into_inner().finish()?;
     match &layer.diff_id {
         Some(expected) if *expected != found => Err(Problem::user(format!(
             "layer {}: unpacks to {found}, not to {expected} as the configuration says",
@@ -291,15 +292,50 @@ impl Read for Counted<'_> {
     }
 }
 
+/// Hashes what is read, in a thread of its own: unpacking alone keeps a core
+/// busy.
 struct Hashed<R> {
     source: R,
-    hasher: Hasher,
+    piece: Vec<u8>,
+    pieces: SyncSender<Vec<u8>>,
+    thread: JoinHandle<Digest>,
+}
+
+/// Bytes handed over to be hashed at a time, and how many such may wait.
+const PIECE: usize = 256 << 10;
+const WAITING: usize = 4;
+
+impl<R> Hashed<R> {
+    fn new(source: R, algorithm: Algorithm) -> Self {
+        let (pieces, taken) = sync_channel::<Vec<u8>>(WAITING);
+        let thread = std::thread::spawn(move || {
+            let mut hasher = Hasher::new(algorithm);
+            taken.iter().for_each(|piece| hasher.update(&piece));
+            hasher.finish()
+        });
+        Self { source, piece: Vec::with_capacity(PIECE), pieces, thread }
+    }
+
+    /// The digest of all that was read.
+    fn finish(mut self) -> Result<Digest, Problem> {
+        self.hand_over().map_err(|_| panicked())?;
+        drop(self.pieces);
+        self.thread.join().map_err(|_| panicked())
+    }
+
+    fn hand_over(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
+        self.pieces.send(piece).map_err(|_| io::Error::other("hashing ended in a panic"))
+    }
 }
 
 impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.source.read(buffer)?;
-        self.hasher.update(&buffer[..n]);
+        self.piece.extend_from_slice(&buffer[..n]);
+        if self.piece.len() >= PIECE {
+            self.hand_over()?;
+        }
         Ok(n)
     }
 }

@@ -20,7 +20,21 @@ pub struct Flat {
     pub format: String,
     /// Bytes.
     pub size: u64,
+    /// Where they were seen as the file was made: every start needs them, and
+    /// in the file they are two reads of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<Accounts>,
 }
+
+/// An image's own /etc/passwd and /etc/group; empty where it has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accounts {
+    pub passwd: String,
+    pub group: String,
+}
+
+/// Bytes of a file in `flat/`.
+const LONGEST: u64 = 1 << 20;
 
 impl Store {
     /// What a manifest was flattened to, in any of the stores.
@@ -54,7 +68,7 @@ impl Store {
 fn read(path: &Path) -> Option<Flat> {
     use std::io::Read;
     let mut text = Vec::new();
-    fs::File::open(path).ok()?.take(4096).read_to_end(&mut text).ok()?;
+    fs::File::open(path).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 

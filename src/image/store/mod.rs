@@ -16,7 +16,7 @@ mod flat;
 mod incoming;
 mod refs;
 
-pub use flat::Flat;
+pub use flat::{Accounts, Flat};
 pub use incoming::{Begun, BlobWriter, Temporary, abandon};
 pub use refs::{Named, Stored};
 

@@ -72,11 +72,19 @@ pub fn loop_free(control: BorrowedFd<'_>) -> Result<u32, Errno> {
 /// with the last user, whatever becomes of this process (`LOOP_CONFIGURE`,
 /// Linux 5.8; before that in two calls).
 ///
+/// # Arguments
+/// * `block_size` - of the device, in bytes; 0 leaves it to the kernel, as
+///   Linux before 5.8 does always
+///
 /// # Errors
 /// `EBUSY`: somebody else took the device meanwhile. As loop(4).
-pub fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn loop_configure(
+    device: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    block_size: u32,
+) -> Result<(), Errno> {
     let fd = file.as_raw_fd() as u32;
-    let config = LoopConfig { fd, block_size: 0, info: EMPTY, reserved: [0; 8] };
+    let config = LoopConfig { fd, block_size, info: EMPTY, reserved: [0; 8] };
     // SAFETY: config has the layout that the request reads, and outlives the call.
     let rc = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
     match Errno::result(rc) {

@@ -3,10 +3,10 @@
 //! fetched and unpacked piece by piece, each a wait, and meanwhile another
 //! processor has nothing to do.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -28,28 +28,29 @@ const PIECE: u64 = 128 * 1024;
 const MOST: u64 = 2 << 20;
 /// Libraries of one program: what links to more takes long anyway.
 const LIBRARIES: usize = 16;
+/// Links in links that are followed: a loader's are two.
+const MOST_LINKS: usize = 8;
+
+/// An image's root, to be read from.
+///
+/// # Errors
+/// As open(2).
+pub fn root(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    File::options().read(true).custom_flags(flags).open(path).map(OwnedFd::from)
+}
 
 /// Whoever reads an image ahead. What cannot be read is left out: time is all
 /// that is lost, and the program itself will tell.
 pub struct Ahead<'a> {
     root: OwnedFd,
-    /// Its path on this node.
-    at: PathBuf,
-    /// Whether nobody waits for anything else any more.
+    /// Whether nobody gains by it any more.
     enough: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Ahead<'a> {
-    /// # Arguments
-    /// * `root` - the image's root, as a path of this process
-    ///
-    /// # Errors
-    /// As open(2).
-    pub fn new(root: &Path, enough: &'a dyn Fn() -> bool) -> std::io::Result<Self> {
-        let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let root = File::options().read(true).custom_flags(flags).open(root)?;
-        let at = path_of(root.as_fd()).unwrap_or_default();
-        Ok(Self { root: root.into(), at, enough })
+    pub fn new(root: OwnedFd, enough: &'a dyn Fn() -> bool) -> Self {
+        Self { root, enough }
     }
 
     /// The program, its loader and its libraries.
@@ -62,13 +63,13 @@ impl<'a> Ahead<'a> {
             return;
         };
         let Some(needs) = Needs::of(&program) else { return };
-        let Some(loader) = text(needs.loader).and_then(|path| self.file(&path)) else { return };
-        self.file(c"/etc/ld.so.cache");
         // Where the loader really is, the C library is too, and a system's others.
-        let Some(real) = self.inside(&loader) else { return };
-        let beside = real.parent().unwrap_or(Path::new("/"));
+        let loader = self.followed(needs.loader.into());
+        let beside = loader.parent().unwrap_or(Path::new("/"));
+        let _ = text(loader.as_os_str().as_bytes()).and_then(|path| self.file(&path));
+        self.file(c"/etc/ld.so.cache");
         for library in needs.libraries.iter().take(LIBRARIES) {
-            let path = beside.join(std::ffi::OsStr::from_bytes(library));
+            let path = beside.join(OsStr::from_bytes(library));
             let _ = text(path.as_os_str().as_bytes()).and_then(|path| self.file(&path));
         }
     }
@@ -89,16 +90,27 @@ impl<'a> Ahead<'a> {
         Some(file)
     }
 
-    /// A file's path in the image, without links.
-    fn inside(&self, file: &File) -> Option<PathBuf> {
-        path_of(file.as_fd())?.strip_prefix(&self.at).ok().map(|path| Path::new("/").join(path))
+    /// Where a path leads when its last part is a link.
+    fn followed(&self, path: PathBuf) -> PathBuf {
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let mut at = path;
+        for _ in 0..MOST_LINKS {
+            let link = text(at.as_os_str().as_bytes())
+                .and_then(|p| {
+                    sys::openat2(self.root.as_fd(), &p, flags, 0, sys::resolve::IN_ROOT).ok()
+                })
+                .and_then(|fd| nix::fcntl::readlinkat(fd, c"").ok());
+            let Some(target) = link else { break };
+            at = at.parent().unwrap_or(Path::new("/")).join(target);
+        }
+        at
     }
 }
 
 /// What a program names that the kernel and its loader open (elf(5),
 /// `PT_INTERP` and `DT_NEEDED`).
 struct Needs {
-    loader: Vec<u8>,
+    loader: OsString,
     libraries: Vec<Vec<u8>>,
 }
 
@@ -125,12 +137,8 @@ impl Needs {
             .filter(|d| d.tag(endian) == elf::DT_NEEDED)
             .filter_map(|d| name(d.val(endian)).map(<[u8]>::to_vec))
             .collect();
-        Some(Self { loader: loader.to_vec(), libraries })
+        Some(Self { loader: OsString::from_vec(loader.to_vec()), libraries })
     }
-}
-
-fn path_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
-    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
 }
 
 fn text(path: impl Into<Vec<u8>>) -> Option<CString> {
@@ -156,7 +164,7 @@ mod tests {
     #[test]
     fn a_program_names_its_loader_and_libraries() {
         let needs = Needs::of(&File::open("/bin/sh").unwrap()).unwrap();
-        assert!(needs.loader.starts_with(b"/lib"), "{:?}", String::from_utf8(needs.loader));
+        assert!(needs.loader.as_bytes().starts_with(b"/lib"), "{:?}", needs.loader);
         assert!(needs.libraries.contains(&b"libc.so.6".to_vec()), "{:?}", needs.libraries);
         assert!(Needs::of(&File::open("/etc/passwd").unwrap()).is_none());
     }
@@ -165,13 +173,26 @@ mod tests {
     fn nothing_is_read_that_nobody_waits_for() {
         let asked = std::cell::Cell::new(0);
         let enough = || asked.replace(asked.get() + 1) > 0;
-        let ahead = Ahead::new(Path::new("/"), &enough).unwrap();
+        let ahead = Ahead::new(root(Path::new("/")).unwrap(), &enough);
         assert!(ahead.file(c"/etc/../etc/passwd").is_some());
         assert!(ahead.file(c"/dev/null").is_none(), "no file");
         assert!(ahead.file(c"/nothing").is_none());
         ahead.read(Some(&CText::lossy("sh")));
         // Once for each file that was opened, and no piece after the first.
         assert!((3..=20).contains(&asked.get()), "{}", asked.get());
+    }
+
+    #[test]
+    fn links_are_followed_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("usr/lib")).unwrap();
+        std::fs::write(dir.path().join("usr/lib/real"), "").unwrap();
+        std::os::unix::fs::symlink("usr/lib", dir.path().join("lib")).unwrap();
+        std::os::unix::fs::symlink("/lib/real", dir.path().join("usr/lib/second")).unwrap();
+        std::os::unix::fs::symlink("second", dir.path().join("usr/lib/first")).unwrap();
+        let ahead = Ahead::new(root(dir.path()).unwrap(), &|| false);
+        assert_eq!(ahead.followed("/lib/first".into()), Path::new("/lib/real"));
+        assert_eq!(ahead.followed("/nothing".into()), Path::new("/nothing"));
     }
 
     #[test]
