@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 
 use super::child::Child;
-use super::merge::{self, Layer, Node, Progress, Sink, Tree};
-use super::store::{Accounts, Flat};
+use super::merge::{self, AtOnce, Bounds, Layer, Node, Progress, Sink, Tree};
+use super::store::{Accounts, Flat, Temporary};
 use super::tar::{Entry, Path as TarPath, Writer};
 use super::unpack::{Owners, Unpacker};
 use super::{Digest, Store};
@@ -73,26 +73,57 @@ pub fn flatten(
     progress: Progress<'_>,
 ) -> Result<Flat, Problem> {
     let temporary = store.temporary("flat")?;
-    let accounts = squash(store, layers, tree, temporary.path(), progress)?;
-    let (file, size) = temporary.adopt()?;
+    let implied = Entry::implied(TarPath::default());
+    let root = tree.directories().next().unwrap_or(&implied);
+    let emit = |sink: &mut dyn Sink| merge::emit(store, layers, tree, sink, progress);
+    let ((), seen) = squash(root, temporary.path(), emit)?;
+    note(store, manifest, temporary, accounts(tree, seen))
+}
+
+/// The same from the layers alone, of which the largest is read only once.
+///
+/// # Errors
+/// As [`flatten`]; or the layers are such that it takes [`flatten`], which
+/// also tells better what is wrong with them.
+pub fn flatten_at_once(
+    store: &Store,
+    manifest: &Digest,
+    layers: &[Layer],
+    bounds: Bounds,
+    progress: Progress<'_>,
+) -> Result<Flat, Problem> {
+    let temporary = store.temporary("flat")?;
+    let at_once = AtOnce::begin(store, layers, bounds, progress)?;
+    let root = at_once.root().clone();
+    let (tree, seen) = squash(&root, temporary.path(), |sink| at_once.emit(sink))?;
+    note(store, manifest, temporary, accounts(&tree, seen))
+}
+
+fn note(
+    store: &Store,
+    manifest: &Digest,
+    file: Temporary,
+    accounts: Option<Accounts>,
+) -> Result<Flat, Problem> {
+    let (file, size) = file.adopt()?;
     let format = "squashfs".into();
     let flat = Flat { manifest: manifest.clone(), file, format, size, accounts };
     store.set_flat(&flat)?;
     Ok(flat)
 }
 
-/// Writes a tree as a squashfs to `to`; gives the account files that came by,
-/// if they are what a start would find.
+/// The texts of [`ACCOUNTS`] that came by.
+type Seen = [Option<String>; 2];
+
+/// Writes what `emit` hands out as a squashfs to `to`.
 ///
 /// # Errors
 /// As [`flatten`].
-pub fn squash(
-    store: &Store,
-    layers: &[Layer],
-    tree: &Tree,
+fn squash<T>(
+    root: &Entry,
     to: &Path,
-    progress: Progress<'_>,
-) -> Result<Option<Accounts>, Problem> {
+    emit: impl FnOnce(&mut dyn Sink) -> Result<T, Problem>,
+) -> Result<(T, Seen), Problem> {
     let mut command = tool("mksquashfs", "squashfs-tools")?;
     command.arg("-").arg(to);
     command.args(["-tar", "-noappend", "-quiet", "-no-progress", "-comp", "zstd"]);
@@ -101,22 +132,19 @@ pub fn squash(
     // of the root's is to be set.
     command.arg("-noI");
     // The root has no entry of its own there.
-    if let Some(root) = tree.directories().next() {
-        command.arg("-root-mode").arg(format!("{:o}", root.mode));
-        command.arg("-root-uid").arg(root.uid.to_string());
-        command.arg("-root-gid").arg(root.gid.to_string());
-    }
-    let time = tree.directories().next().map_or(0, |root| root.mtime);
-    let mut seen = [None, None];
+    command.arg("-root-mode").arg(format!("{:o}", root.mode));
+    command.arg("-root-uid").arg(root.uid.to_string());
+    command.arg("-root-gid").arg(root.gid.to_string());
+    let (mut seen, mut emitted) = ([None, None], None);
     feed(command, "mksquashfs", |input| {
         let mut sink = Squashed { tar: TarSink::new(input, false), seen: &mut seen };
-        merge::emit(store, layers, tree, &mut sink, progress)?;
+        emitted = Some(emit(&mut sink)?);
         sink.tar.finish().map(drop).map_err(|e| stream(&e))
     })?;
-    set_root_time(to, time.clamp(0, i64::from(u32::MAX)) as u32).map_err(|e| stream(&e))?;
-    let [passwd, group] = seen;
-    Ok(account(tree, 0, passwd).zip(account(tree, 1, group)))
-        .map(|both| both.map(|(passwd, group)| Accounts { passwd, group }))
+    let time = root.mtime.clamp(0, i64::from(u32::MAX)) as u32;
+    set_root_time(to, time).map_err(|e| stream(&e))?;
+    let emitted = emitted.ok_or_else(|| Problem::ours("nothing was written"))?;
+    Ok((emitted, seen))
 }
 
 /// The files of accounts, as paths in a tree.
@@ -125,14 +153,18 @@ const ACCOUNTS: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
 /// Bytes of one that is kept beside the image.
 const SHORT: u64 = 64 << 10;
 
-/// What is known of an account file: its text, or that it is none; nothing of
-/// one that came by under another name.
-fn account(tree: &Tree, which: usize, seen: Option<String>) -> Option<String> {
-    let path = TarPath::parse(ACCOUNTS[which]).ok()?;
-    match tree.get(&path) {
-        Some(Node::File { .. }) => seen,
-        _ => Some(String::new()),
-    }
+/// The account files, if those that came by are what a start would find: one
+/// with two names may have come under the other.
+fn accounts(tree: &Tree, seen: Seen) -> Option<Accounts> {
+    let text = |(path, seen): (&[u8], Option<String>)| {
+        let path = TarPath::parse(path).ok()?;
+        match tree.get(&path) {
+            Some(Node::File { .. }) => seen,
+            _ => Some(String::new()),
+        }
+    };
+    let mut texts = ACCOUNTS.into_iter().zip(seen).map(text);
+    Some(Accounts { passwd: texts.next()??, group: texts.next()?? })
 }
 
 /// Sets the root's time of change, in seconds since 1970: until 4.6
@@ -159,8 +191,7 @@ fn set_root_time(path: &Path, time: u32) -> std::io::Result<()> {
 /// What goes into a squashfs. It has times from 1970 on, in 32 bits.
 struct Squashed<'a, W: Write> {
     tar: TarSink<W>,
-    /// The texts of [`ACCOUNTS`] as they come by.
-    seen: &'a mut [Option<String>; 2],
+    seen: &'a mut Seen,
 }
 
 impl<W: Write> Sink for Squashed<'_, W> {

@@ -207,6 +207,9 @@ pub fn complete(
         return Ok(flat);
     }
     let layers = image.layers()?;
+    if let Ok(flat) = flatten::flatten_at_once(store, manifest, &layers, bounds, progress) {
+        return Ok(flat);
+    }
     let (tree, _) = merge::read(store, &layers, bounds, progress)?;
     flatten::flatten(store, manifest, &layers, &tree, progress)
 }

@@ -5,10 +5,13 @@
 //! is left, with files' data straight from their layers. Nothing is written
 //! that a later layer takes away, and no layer is ever unpacked over another:
 //! whoever receives the tree gets directories first, then files, symlinks
-//! last, and so never has a link on the way to what it writes.
+//! last, and so never has a link on the way to what it writes. Who writes
+//! nothing may have most of it in one pass: [`AtOnce`].
 
+mod at_once;
 mod tree;
 
+pub use at_once::AtOnce;
 pub use tree::{Node, Tree};
 
 use std::fs::File;
@@ -79,19 +82,40 @@ pub fn read(
     bounds: Bounds,
     progress: Progress<'_>,
 ) -> Result<(Tree, Vec<Digest>), Problem> {
+    let mut left = bounds;
     let mut diff_ids = Vec::new();
     let mut tree = Tree::default();
-    let mut left = bounds;
+    let all: Vec<&Layer> = layers.iter().collect();
+    for (number, listed) in lists(store, &all, bounds, &mut left, progress)?.into_iter().enumerate()
+    {
+        diff_ids.push(listed.diff_id);
+        tree.add(number, listed.entries).map_err(|e| in_layer(&layers[number].blob, &e))?;
+    }
+    Ok((tree, diff_ids))
+}
+
+/// Reads the names in some layers, as many at once as there are cores.
+///
+/// # Arguments
+/// * `left` - what of `bounds` is left, before and afterwards
+fn lists(
+    store: &Store,
+    layers: &[&Layer],
+    bounds: Bounds,
+    left: &mut Bounds,
+    progress: Progress<'_>,
+) -> Result<Vec<Listed>, Problem> {
+    let mut all = Vec::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    // As many at once as there are cores, merged in their order.
-    for (batch_number, batch) in layers.chunks(threads).enumerate() {
+    for batch in layers.chunks(threads) {
         let stop = AtomicBool::new(false);
+        let most = *left;
         let listed: Vec<_> = std::thread::scope(|scope| {
             let handles: Vec<_> = batch
                 .iter()
                 .map(|layer| {
                     scope.spawn(|| {
-                        let listed = list(store, layer, left, progress, &stop);
+                        let listed = list(store, layer, most, progress, &stop);
                         stop.fetch_or(listed.is_err(), Ordering::Relaxed);
                         listed
                     })
@@ -106,17 +130,14 @@ pub fn read(
         {
             return Err(problem);
         }
-        for (n, listed) in good.into_iter().flatten().enumerate() {
-            let number = batch_number * threads + n;
-            let name = &batch[n].blob;
+        for listed in good.into_iter().flatten() {
             left.bytes = left.bytes.checked_sub(listed.bytes).ok_or_else(|| too_large(bounds))?;
             let count = listed.entries.len() as u64;
             left.entries = left.entries.checked_sub(count).ok_or_else(|| too_many(bounds))?;
-            diff_ids.push(listed.diff_id);
-            tree.add(number, listed.entries).map_err(|e| in_layer(name, &e))?;
+            all.push(listed);
         }
     }
-    Ok((tree, diff_ids))
+    Ok(all)
 }
 
 const INTERRUPTED: &str = "another layer failed";
@@ -136,35 +157,72 @@ fn list(
     progress: Progress<'_>,
     stop: &AtomicBool,
 ) -> Result<Listed, Problem> {
-    let wrong = |e: tar::Error| in_layer(&layer.blob, &e);
-    let plain = open(store, layer, progress)?;
-    let algorithm = layer.diff_id.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-    let hashed = Hashed::new(Bounded::new(plain, bounds.bytes), algorithm);
-    // Header by header would be half a million small reads.
-    let mut reader = Reader::new(io::BufReader::with_capacity(1 << 17, hashed));
-    let (mut entries, mut bytes) = (Vec::new(), 0u64);
-    while let Some(entry) = reader.next_entry().map_err(wrong)? {
-        bytes = bytes.saturating_add(entry.size);
-        if bytes > bounds.bytes {
-            return Err(too_large(bounds));
-        }
-        if entries.len() as u64 >= bounds.entries {
-            return Err(too_many(bounds));
-        }
+    let mut reading = Reading::begin(store, layer, bounds, progress)?;
+    let mut entries = Vec::new();
+    while let Some(entry) = reading.next()? {
         entries.push(entry);
         if stop.load(Ordering::Relaxed) {
             return Err(Problem::ours(INTERRUPTED));
         }
     }
-    reader.drain().map_err(wrong)?;
-    let found = reader.into_inner().into_inner().finish()?;
-    match &layer.diff_id {
-        Some(expected) if *expected != found => Err(Problem::user(format!(
-            "layer {}: unpacks to {found}, not to {expected} as the configuration says",
-            layer.blob
-        ))
-        .hint("the image is damaged, or its parts are not of one image; pull it again")),
-        _ => Ok(Listed { entries, bytes, diff_id: found }),
+    let bytes = reading.bytes;
+    Ok(Listed { entries, bytes, diff_id: reading.finish()? })
+}
+
+/// A layer's tar, of which no more is unpacked than may be.
+type Plain<'a> = Bounded<Box<dyn Read + Send + 'a>>;
+
+/// A layer that is read within bounds, and hashed meanwhile.
+struct Reading<'a> {
+    layer: &'a Layer,
+    bounds: Bounds,
+    reader: Reader<io::BufReader<Hashed<Plain<'a>>>>,
+    entries: u64,
+    /// Of the files so far, at full size.
+    bytes: u64,
+}
+
+impl<'a> Reading<'a> {
+    fn begin(
+        store: &Store,
+        layer: &'a Layer,
+        bounds: Bounds,
+        progress: Progress<'a>,
+    ) -> Result<Self, Problem> {
+        let plain = open(store, layer, progress)?;
+        let algorithm = layer.diff_id.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let hashed = Hashed::new(Bounded::new(plain, bounds.bytes), algorithm);
+        // Header by header would be half a million small reads.
+        let reader = Reader::new(io::BufReader::with_capacity(1 << 17, hashed));
+        Ok(Self { layer, bounds, reader, entries: 0, bytes: 0 })
+    }
+
+    fn next(&mut self) -> Result<Option<Entry>, Problem> {
+        let next = self.reader.next_entry().map_err(|e| in_layer(&self.layer.blob, &e))?;
+        let Some(entry) = next else { return Ok(None) };
+        self.bytes = self.bytes.saturating_add(entry.size);
+        if self.bytes > self.bounds.bytes {
+            return Err(too_large(self.bounds));
+        }
+        if self.entries >= self.bounds.entries {
+            return Err(too_many(self.bounds));
+        }
+        self.entries += 1;
+        Ok(Some(entry))
+    }
+
+    /// The tar's digest, which is the one that the configuration has.
+    fn finish(mut self) -> Result<Digest, Problem> {
+        self.reader.drain().map_err(|e| in_layer(&self.layer.blob, &e))?;
+        let found = self.reader.into_inner().into_inner().finish()?;
+        match &self.layer.diff_id {
+            Some(expected) if *expected != found => Err(Problem::user(format!(
+                "layer {}: unpacks to {found}, not to {expected} as the configuration says",
+                self.layer.blob
+            ))
+            .hint("the image is damaged, or its parts are not of one image; pull it again")),
+            _ => Ok(found),
+        }
     }
 }
 
@@ -219,22 +277,19 @@ fn emit_layer(
             entry.path = names[0].clone();
             sink.file(&entry, &mut reader.data())?;
             for name in &names[1..] {
-                let kind = Kind::Hardlink(names[0].clone());
-                let link = Entry {
-                    path: (*name).clone(),
-                    kind,
-                    stored: 0,
-                    size: 0,
-                    sparse: None,
-                    ..entry.clone()
-                };
-                sink.node(&link)?;
+                sink.node(&link_to(&entry, name))?;
             }
             wanted.next();
         }
         number += 1;
     }
     Ok(())
+}
+
+/// One more name of a file.
+fn link_to(file: &Entry, name: &Path) -> Entry {
+    let kind = Kind::Hardlink(file.path.clone());
+    Entry { path: name.clone(), kind, stored: 0, size: 0, sparse: None, ..file.clone() }
 }
 
 /// A layer's tar.

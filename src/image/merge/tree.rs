@@ -32,7 +32,7 @@ impl Default for Tree {
     }
 }
 
-enum Whiteout {
+pub(super) enum Whiteout {
     /// Of one name below.
     Name(Path),
     /// Of everything in a directory (layer.md, "Opaque Whiteout").
@@ -268,11 +268,11 @@ const MARK: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-fn is_mark(path: &Path) -> bool {
+pub(super) fn is_mark(path: &Path) -> bool {
     path.parts().any(|part| part.starts_with(MARK))
 }
 
-fn whiteout(entry: &Entry) -> Result<Option<Whiteout>, Error> {
+pub(super) fn whiteout(entry: &Entry) -> Result<Option<Whiteout>, Error> {
     let Some((directory, name)) = entry.path.split() else { return Ok(None) };
     if name == OPAQUE {
         return Ok(Some(Whiteout::Opaque(directory)));
