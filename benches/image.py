@@ -76,7 +76,6 @@ def tools(runs, path):
 
 
 def starts(runs, path):
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     found = {}
     for round in range(runs + 1):
         for name, command in lines(path):

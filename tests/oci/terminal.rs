@@ -95,6 +95,42 @@ fn exec_hands_a_terminal_of_the_container_over() {
     }
 }
 
+#[test]
+fn a_pidfd_socket_receives_the_process() {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let named = |pidfd: &File| {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
+        let line = text.unwrap().lines().find_map(|l| l.strip_prefix("Pid:").map(str::to_owned));
+        line.unwrap().trim().parse::<i32>().unwrap()
+    };
+    for case in Case::each("a_pidfd_socket_receives_the_process") {
+        let (listener, path) = socket(&case);
+        let path = path.to_str().unwrap();
+        let bundle = case.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+        let (id, bundle) = (case.id("a"), bundle.to_str().unwrap());
+        let create =
+            case.start(case.denovo(&["create", "--pidfd-socket", path, "-b", bundle, &id]));
+        let pidfd = take(&listener);
+        create.wait().expect(0, "create");
+        assert_eq!(case.query(&id)["pid"], named(&pidfd));
+        case.ok(&["start", &id]);
+        let exec = case.start(case.denovo(&["exec", "--pidfd-socket", path, &id, "sleep", "1000"]));
+        let other = take(&listener);
+        assert_ne!(named(&other), named(&pidfd));
+        assert!(std::path::Path::new(&format!("/proc/{}", named(&other))).exists());
+        case.ok(&["delete", "--force", &id]);
+        exec.wait();
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(1), "it tells the end");
+        let absent = case.dir.join("nobody");
+        let absent = absent.to_str().unwrap();
+        case.call(&["create", "--pidfd-socket", absent, "-b", bundle, &id])
+            .refused(&["--pidfd-socket", "nobody"]);
+        assert!(case.left().is_empty(), "{:?}", case.left());
+    }
+}
+
 /// A terminal that stands for the caller's own.
 struct Outer {
     master: File,

@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,7 +15,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use object::elf::{self, FileHeader64};
 use object::read::ReadRef;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
-use object::{Endianness, ReadCache};
+use object::{Endianness, ReadCache, ReadCacheOps};
 
 use crate::kernel::sys;
 use crate::policy::rank::DEFAULT_PATH;
@@ -117,7 +118,7 @@ struct Needs {
 impl Needs {
     /// Of a program that is loaded: none of a script's, nor of a static one's.
     fn of(program: &File) -> Option<Self> {
-        let data = &ReadCache::new(program);
+        let data = &ReadCache::new(Beginning(program));
         let header = FileHeader64::<Endianness>::parse(data).ok()?;
         let endian = header.endian().ok()?;
         let segments = header.program_headers(endian, data).ok()?;
@@ -138,6 +139,31 @@ impl Needs {
             .filter_map(|d| name(d.val(endian)).map(<[u8]>::to_vec))
             .collect();
         Some(Self { loader: OsString::from_vec(loader.to_vec()), libraries })
+    }
+}
+
+/// As much of a file as is looked at, whatever it says of itself: what it asks
+/// for is kept in memory.
+struct Beginning<'a>(&'a File);
+
+/// Bytes of that; python3's 7 MiB have their dynamic section near the end.
+const LOOKED_AT: u64 = 16 << 20;
+
+impl ReadCacheOps for Beginning<'_> {
+    fn len(&mut self) -> Result<u64, ()> {
+        self.0.metadata().map(|m| m.len().min(LOOKED_AT)).map_err(|_| ())
+    }
+
+    fn seek(&mut self, to: u64) -> Result<u64, ()> {
+        Seek::seek(&mut self.0, SeekFrom::Start(to)).map_err(|_| ())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ()> {
+        Read::read(&mut self.0, buffer).map_err(|_| ())
+    }
+
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ()> {
+        Read::read_exact(&mut self.0, buffer).map_err(|_| ())
     }
 }
 
@@ -167,6 +193,22 @@ mod tests {
         assert!(needs.loader.as_bytes().starts_with(b"/lib"), "{:?}", needs.loader);
         assert!(needs.libraries.contains(&b"libc.so.6".to_vec()), "{:?}", needs.libraries);
         assert!(Needs::of(&File::open("/etc/passwd").unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_program_that_asks_for_all_memory_gets_none() {
+        let mut program = std::fs::read("/bin/sh").unwrap();
+        let word = |at: usize| u64::from_le_bytes(program[at..at + 8].try_into().unwrap()) as usize;
+        let (table, count) = (word(32), usize::from(program[56]));
+        // Every segment is as long as a file can be (elf(5), `p_filesz`).
+        for header in 0..count {
+            let at = table + header * 56 + 32;
+            program[at..at + 8].copy_from_slice(&(1u64 << 46).to_le_bytes());
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &program).unwrap();
+        file.set_len(1 << 43).unwrap();
+        assert!(Needs::of(&file).is_none());
     }
 
     #[test]
