@@ -282,4 +282,5 @@ hooks! {
     slurm_spank_task_init_privileged => plugin::task_as_root;
     slurm_spank_task_init => plugin::task;
     slurm_spank_task_post_fork => plugin::after_the_tasks;
+    slurm_spank_task_exit => plugin::after_a_task;
 }

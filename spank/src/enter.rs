@@ -68,10 +68,15 @@ fn as_root<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 
 /// As root, in the task: the environment's groups, but where the scheduler
 /// has one of its own for the job: its limits hold there, and it finds the
-/// job's processes by it.
-pub fn groups(step: &Step, job: u64) -> Result<(), String> {
+/// job's processes by it. The monitor is told of those.
+pub fn groups(step: &Step, base: &Path, job: u64) -> Result<(), String> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let schedulers = |controllers: &[String]| in_schedulers(&own, controllers, job);
+    let mut held = false;
+    let mut schedulers = |controllers: &[String]| {
+        let theirs = in_schedulers(&own, controllers, job);
+        held |= theirs;
+        theirs
+    };
     for (controllers, door) in &step.v1_doors {
         if !schedulers(controllers) {
             // SAFETY: one byte of a literal.
@@ -94,11 +99,12 @@ pub fn groups(step: &Step, job: u64) -> Result<(), String> {
             result?;
         }
     }
-    if !step.cpus.is_empty() {
+    let cpus = if held { monitor::within(base, job, &own)? } else { step.cpus.clone() };
+    if !cpus.is_empty() {
         // SAFETY: all zeroes is an empty set, and CPU_SET checks the number.
         unsafe {
             let mut set: libc::cpu_set_t = std::mem::zeroed();
-            step.cpus.iter().for_each(|cpu| libc::CPU_SET(*cpu, &mut set));
+            cpus.iter().for_each(|cpu| libc::CPU_SET(*cpu, &mut set));
             let rc = libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
             done(i64::from(rc), "sched_setaffinity")?;
         }

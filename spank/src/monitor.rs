@@ -6,7 +6,7 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -74,13 +74,36 @@ pub fn step(base: &Path, job: u64, memory: Option<u64>) -> Result<Prolog, String
 
 /// A detached mount of a directory of the caller's own on the node.
 pub fn bring(base: &Path, job: u64, path: &str) -> Result<OwnedFd, String> {
-    let place = base.join("jobs").join(format!("slurm-{job}")).join("socket");
-    let socket = connect(&place).map_err(|e| e.to_string())?;
+    let socket = connect(&place(base, job)).map_err(|e| e.to_string())?;
     let (reply, mut fds) = ask(&socket, &json!({ "bring": { "path": path } }))?;
     match fds.pop() {
         Some(fd) if fds.is_empty() => Ok(fd),
         _ => Err(refusal(&reply)),
     }
+}
+
+/// Tells of the scheduler's groups that a task is in; gives the CPUs that the task
+/// itself has to keep to. A connection of its own: the step's is shared by its tasks.
+pub fn within(base: &Path, job: u64, groups: &str) -> Result<Vec<usize>, String> {
+    let socket = connect(&place(base, job)).map_err(|e| e.to_string())?;
+    let (reply, _) = ask(&socket, &json!({ "within": { "groups": groups } }))?;
+    let held = reply.get("held").ok_or_else(|| refusal(&reply))?;
+    Ok(numbers(&held["cpus"]))
+}
+
+/// Has the monitor look at what those groups have counted.
+pub fn count(base: &Path, job: u64) -> Result<(), String> {
+    let socket = connect(&place(base, job)).map_err(|e| e.to_string())?;
+    ask(&socket, &json!("count")).map(drop)
+}
+
+fn place(base: &Path, job: u64) -> PathBuf {
+    base.join("jobs").join(format!("slurm-{job}")).join("socket")
+}
+
+fn numbers(list: &Value) -> Vec<usize> {
+    let all = list.as_array().into_iter().flatten();
+    all.filter_map(|n| usize::try_from(n.as_u64()?).ok()).collect()
 }
 
 /// The listener of a task's filter; there is no reply.
@@ -137,9 +160,7 @@ fn parse(step: &Value, fds: Vec<OwnedFd>, socket: OwnedFd) -> Option<Step> {
     if fds.next().is_some() {
         return None;
     }
-    let cpus = step["cpus"].as_array().map_or(Vec::new(), |all| {
-        all.iter().filter_map(|cpu| usize::try_from(cpu.as_u64()?).ok()).collect()
-    });
+    let cpus = numbers(&step["cpus"]);
     let mut moved = Vec::new();
     for pair in step["moved"].as_array()? {
         moved.push((pair[0].as_str()?.to_owned(), pair[1].as_str()?.to_owned()));

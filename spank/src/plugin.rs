@@ -10,6 +10,7 @@
 //! | task_init_privileged | the task, root | control groups |
 //! | task_init | the task, the user | all other namespaces, root, variables |
 //! | task_post_fork | root | slurmstepd's own pid namespace again |
+//! | task_exit | root | has the monitor look at what Slurm's groups counted |
 //!
 //! The user owns the environment's user namespace, so that entering it takes
 //! no privilege, and nothing here runs as root inside.
@@ -177,7 +178,7 @@ pub fn task_as_root(spank: Spank, _: &[String]) -> Result<(), String> {
     let mut guard = state();
     let Some(state) = guard.as_mut().filter(|s| s.refused.is_none()) else { return Ok(()) };
     let Some(step) = &state.step else { return Ok(()) };
-    if let Err(why) = enter::groups(step, state.job) {
+    if let Err(why) = enter::groups(step, &state.base, state.job) {
         state.refused = Some(format!("denovo: {why}"));
         return Ok(());
     }
@@ -189,6 +190,17 @@ pub fn task_as_root(spank: Spank, _: &[String]) -> Result<(), String> {
             Ok(mount) => state.script = Some((dir.to_owned(), mount)),
             Err(why) => state.refused = Some(format!("denovo: {why}")),
         }
+    }
+    Ok(())
+}
+
+/// In slurmstepd, when a task has ended: Slurm's groups go with the last one, before
+/// the epilog could tell what the job has used.
+pub fn after_a_task(_: Spank, _: &[String]) -> Result<(), String> {
+    let guard = state();
+    if let Some(state) = guard.as_ref().filter(|s| s.step.is_some()) {
+        // Without it the receipt tells less, and that is all.
+        let _ = monitor::count(&state.base, state.job);
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ pub mod protocol;
 mod provisions;
 pub mod proxy;
 pub mod ps;
+mod scheduled;
 pub mod scheduler;
 pub mod scope;
 pub mod sockets;

@@ -16,6 +16,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use super::image::ahead::{self, Ahead};
 use super::protocol::{self, Entry, Parting, Reply, Request};
 use super::provisions::{self, Viewer};
+use super::scheduled::Scheduled;
 use super::{groups, init, stage, steps};
 use crate::kernel::cgroup::{self, Doors};
 use crate::kernel::channel::{Channel, accept, receive_with};
@@ -79,6 +80,7 @@ struct Monitor {
     clients: Vec<Client>,
     /// Who waits for the end.
     waiting: Vec<OwnedFd>,
+    scheduled: Scheduled,
 }
 
 /// Makes the monitor and waits until the environment stands.
@@ -272,6 +274,7 @@ impl Monitor {
                     namespaces,
                     listener,
                     clients,
+                    scheduled: Scheduled::default(),
                     waiting,
                 })
             }
@@ -366,6 +369,8 @@ impl Monitor {
             Ok(Some((Request::Place { pid }, _))) => self.place(index, pid),
             Ok(Some((Request::Show, _))) => self.show(index),
             Ok(Some((Request::Step { memory }, _))) => self.step(index, memory),
+            Ok(Some((Request::Within { groups }, _))) => self.within(index, &groups),
+            Ok(Some((Request::Count, _))) => self.count(index),
             Ok(Some((Request::Bring { path }, _))) => self.bring(index, &path),
             Ok(Some((Request::Leave { report }, _))) => {
                 return self.let_out(index, Some(report));
@@ -452,10 +457,9 @@ impl Monitor {
     }
 
     fn show(&self, index: usize) {
-        let plan = &self.orders.plan.cgroup;
         let processes = self.clients.iter().filter(|c| c.joined).count();
         let record = Box::new(self.orders.record.clone());
-        let reply = Reply::Shown { record, processes, usage: cgroup::usage(plan) };
+        let reply = Reply::Shown { record, processes, usage: self.usage() };
         let _ = protocol::say(&self.clients[index].socket, &reply, &[]);
     }
 
@@ -476,14 +480,40 @@ impl Monitor {
         last
     }
 
-    /// Root's only: the doors are those that root opened.
-    fn step(&mut self, index: usize, memory: Option<u64>) {
-        let client = &mut self.clients[index];
+    /// Whether the client is root; else it is told.
+    fn is_root(&self, index: usize) -> bool {
+        let client = &self.clients[index];
         if client.uid != 0 {
             let why = "only root asks for a step of a scheduler".to_owned();
             let _ = protocol::say(&client.socket, &Reply::Refused { why }, &[]);
+        }
+        client.uid == 0
+    }
+
+    fn within(&mut self, index: usize, groups: &str) {
+        if self.is_root(index) {
+            let cpus = self.scheduled.hold(&mut self.orders, self.born.pid, groups);
+            let _ = protocol::say(&self.clients[index].socket, &Reply::Held { cpus }, &[]);
+        }
+    }
+
+    fn count(&mut self, index: usize) {
+        if self.is_root(index) {
+            self.scheduled.count();
+            let _ = protocol::say(&self.clients[index].socket, &Reply::Counted, &[]);
+        }
+    }
+
+    fn usage(&self) -> cgroup::Usage {
+        self.scheduled.with(cgroup::usage(&self.orders.plan.cgroup))
+    }
+
+    /// Root's only: the doors are those that root opened.
+    fn step(&mut self, index: usize, memory: Option<u64>) {
+        if !self.is_root(index) {
             return;
         }
+        let client = &mut self.clients[index];
         if let Err(why) = steps::limit_memory(&mut self.orders, memory) {
             let _ = protocol::say(&client.socket, &Reply::Refused { why }, &[]);
             return;
@@ -510,11 +540,7 @@ impl Monitor {
     }
 
     fn parting(&self, last: bool) -> Parting {
-        Parting {
-            last,
-            usage: cgroup::usage(&self.orders.plan.cgroup),
-            memory: self.orders.record.memory,
-        }
+        Parting { last, usage: self.usage(), memory: self.orders.record.memory }
     }
 
     /// Ends every process, then takes everything back, then lets those go

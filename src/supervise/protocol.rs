@@ -39,6 +39,13 @@ pub enum Request {
     Step {
         memory: Option<u64>,
     },
+    /// Root's, from a task of a step: it is in groups of the scheduler's for the job,
+    /// by this text of its /proc/self/cgroup.
+    Within {
+        groups: String,
+    },
+    /// Root's: look at what those groups have counted, before they go.
+    Count,
     /// The caller's own directory on the node, such as an MPI launcher's, as
     /// a detached mount.
     Bring {
@@ -61,6 +68,11 @@ pub enum Reply {
         usage: Usage,
     },
     Step(Step),
+    /// The CPUs that the task itself has to keep to.
+    Held {
+        cpus: Option<Vec<u32>>,
+    },
+    Counted,
     /// The mount follows.
     Brought,
     Refused {

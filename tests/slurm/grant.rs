@@ -54,20 +54,20 @@ fn a_receipt_has_what_a_site_accounts_by_and_its_user_may_read_it() {
         return;
     };
     let work = "echo $SLURM_JOB_ID; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; exit 3";
-    let done = c.try_srun(&["-w", "n3", "-n1", "sh", "-c", work]);
+    let done = c.try_srun(&["-w", "n1", "-n1", "sh", "-c", work]);
     assert_eq!(done.code, 3, "{done:?}");
     let job = done.out.trim();
-    let receipt = c.receipt("n3", job);
+    let receipt = c.receipt("n1", job);
     assert_eq!(receipt["exitCode"], 3, "{receipt}");
-    assert_eq!((&receipt["node"], &receipt["bundle"]), (&"n3".into(), &"host".into()));
+    assert_eq!((&receipt["node"], &receipt["bundle"]), (&"n1".into(), &"host".into()));
     assert!(receipt["used"]["cpu_ns"].as_u64() > Some(10_000_000), "{receipt}");
     assert!(receipt["time"]["toStart"].as_u64() > Some(0), "{receipt}");
     assert!(receipt["given"]["namespaces"].as_array().unwrap().len() >= 6, "{receipt}");
     let id = format!("slurm-{job}");
     let words = ["/opt/denovo/denovo", "job", "show", "--receipt", "--json", &id];
-    let own = finish(&mut c.on("n3", &[&["+alice"][..], &words].concat())).success();
+    let own = finish(&mut c.on("n1", &[&["+alice"][..], &words].concat())).success();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&own).unwrap(), receipt);
-    let other = finish(&mut c.on("n3", &[&["+bob"][..], &words].concat()));
+    let other = finish(&mut c.on("n1", &[&["+bob"][..], &words].concat()));
     assert_eq!(other.code, 125, "{other:?}");
     c.clean();
 }
@@ -94,21 +94,21 @@ fn where_slurm_limits_memory_by_groups_of_its_own_the_job_is_in_them() {
         assert!(text.contains(from), "{name}: {text}");
         fs::write(file(name), text.replace(from, to)).unwrap();
     }
-    restart(&c, "n3");
+    restart(&c, "n1");
     let task = "echo $SLURM_JOB_ID; awk '/MemTotal/ { print $2 }' /proc/meminfo; : >up; \
                 until [ -e go ]; do sleep 0.1; done; exec perl -e '$x = \"a\" x 500000000; print length $x'";
-    let words = ["srun", "-w", "n3", "-n1", "--mem=100M", "sh", "-c", task];
+    let words = ["srun", "-w", "n1", "-n1", "--mem=100M", "sh", "-c", task];
     let job = begin(&mut c.user("alice", &words));
     c.until("it runs", || c.home("alice").join("up").exists());
-    let groups = c.ask("n3", "cat /proc/$(pgrep -u alice -x sh | head -n 1)/cgroup");
+    let groups = c.ask("n1", "cat /proc/$(pgrep -u alice -x sh | head -n 1)/cgroup");
     let held =
-        c.ask("n3", "cat /sys/fs/cgroup/memory/slurm*/uid_61001/job_*/memory.limit_in_bytes");
+        c.ask("n1", "cat /sys/fs/cgroup/memory/slurm*/uid_61001/job_*/memory.limit_in_bytes");
     c.file("alice", "go", "");
     let done = job.end();
     for (name, text) in changes.map(|(name, ..)| name).iter().zip(&before) {
         fs::write(file(name), text).unwrap();
     }
-    restart(&c, "n3");
+    restart(&c, "n1");
     for name in ["go", "up"] {
         fs::remove_file(c.home("alice").join(name)).unwrap();
     }

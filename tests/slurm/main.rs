@@ -14,3 +14,4 @@ mod mpi;
 mod scripts;
 mod ssh;
 mod steps;
+mod unified;

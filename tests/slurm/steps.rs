@@ -11,7 +11,7 @@ fn a_task_is_in_an_environment_of_its_user() {
     let Some(c) = cluster("a_task_is_in_an_environment_of_its_user") else { return };
     let seen = c.srun(&[
         "-w",
-        "n2",
+        "n1",
         "sh",
         "-c",
         "id -u; id -G; hostname; pwd; ps -e -o args= | grep -v -e ps -e sh -e grep; \
@@ -25,13 +25,13 @@ fn a_task_is_in_an_environment_of_its_user() {
         [
             "61001",
             "61001 61100",
-            "n2",
+            "n1",
             "/home/alice",
             "init",
             "CapEff:\t0000000000000000",
             "CapBnd:\t0000000000000000",
             "NoNewPrivs:\t1",
-            "n2",
+            "n1",
             "     61001      61001          1",
             "queues 1",
         ],

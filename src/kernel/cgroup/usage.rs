@@ -89,6 +89,48 @@ pub fn usage(plan: &CgroupPlan) -> Usage {
 }
 
 impl Usage {
+    /// This and what other groups of the same environment have used: amounts are
+    /// added; of peaks, which need not have been at one time, the higher counts.
+    pub fn and(self, other: &Self) -> Self {
+        self.combined(other, u64::saturating_add)
+    }
+
+    /// This and a later or an earlier look at the same groups, which may have been
+    /// gone for one of them.
+    pub fn most(self, other: &Self) -> Self {
+        self.combined(other, u64::max)
+    }
+
+    fn combined(self, other: &Self, amounts: fn(u64, u64) -> u64) -> Self {
+        let both = |a: Option<u64>, b: Option<u64>, how: fn(u64, u64) -> u64| match (a, b) {
+            (Some(a), Some(b)) => Some(how(a, b)),
+            (a, b) => a.or(b),
+        };
+        let amount = |a, b| both(a, b, amounts);
+        let peak = |a, b| both(a, b, u64::max);
+        Self {
+            cpu_ns: amount(self.cpu_ns, other.cpu_ns),
+            cpu_user_ns: amount(self.cpu_user_ns, other.cpu_user_ns),
+            cpu_system_ns: amount(self.cpu_system_ns, other.cpu_system_ns),
+            cpu_periods: amount(self.cpu_periods, other.cpu_periods),
+            cpu_throttled_periods: amount(self.cpu_throttled_periods, other.cpu_throttled_periods),
+            cpu_throttled_ns: amount(self.cpu_throttled_ns, other.cpu_throttled_ns),
+            memory: amount(self.memory, other.memory),
+            memory_peak: peak(self.memory_peak, other.memory_peak),
+            memory_limit_hits: amount(self.memory_limit_hits, other.memory_limit_hits),
+            oom_kills: amount(self.oom_kills, other.oom_kills),
+            swap_peak: peak(self.swap_peak, other.swap_peak),
+            pids: amount(self.pids, other.pids),
+            pids_peak: peak(self.pids_peak, other.pids_peak),
+            pids_limit_hits: amount(self.pids_limit_hits, other.pids_limit_hits),
+            io_read: amount(self.io_read, other.io_read),
+            io_written: amount(self.io_written, other.io_written),
+            stalled_cpu_ns: peak(self.stalled_cpu_ns, other.stalled_cpu_ns),
+            stalled_memory_ns: peak(self.stalled_memory_ns, other.stalled_memory_ns),
+            stalled_io_ns: peak(self.stalled_io_ns, other.stalled_io_ns),
+        }
+    }
+
     /// Kernel document cgroup-v1/cpuacct.
     fn cpu_time_v1(&mut self, group: &Directory) {
         self.cpu_ns = number(group, "cpuacct.usage");

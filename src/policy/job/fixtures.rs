@@ -177,13 +177,26 @@ fn host_system(case: &Case<'_>, distribution: &Distribution, all: &mut Vec<Fixtu
     all.push(Fixture::Layered {
         path: CText::lossy("/etc"),
         lower: CText::lossy("/etc"),
-        hide: etc::hidden(&distribution.etc, &distribution.etc_private),
+        hide: hidden_of_etc(case, distribution),
         files: etc::files(case),
     });
     all.extend(links.map(|(path, target)| Fixture::Symlink {
         path: CText::lossy(path),
         target: CText::lossy(target),
     }));
+}
+
+/// What the job binds at its own place there (a prolog: Slurm's directory) is no secret
+/// from it, and is the directory to bind on: before Linux 6.6 none can be made where a
+/// whiteout in memory is (kernel-features.md, "user attributes on tmpfs").
+fn hidden_of_etc(case: &Case<'_>, distribution: &Distribution) -> Vec<CText> {
+    let mut names = etc::hidden(&distribution.etc, &distribution.etc_private);
+    let bound = |name: &CText| {
+        let path = format!("/etc/{name}");
+        case.request.binds.iter().any(|b| b.source == path && b.destination == path)
+    };
+    names.retain(|name| !bound(name));
+    names
 }
 
 /// An image has all that; only who and where one is comes on top, and empty
