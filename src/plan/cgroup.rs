@@ -271,15 +271,19 @@ fn groups(plan: &mut CgroupPlan, path: &str, usable: &Cgroups, facts: &Facts, ne
     let Some(v2) = v2 else { return };
     let at = Place { mount: v2.mount.clone(), version: Version::V2, path: path.to_owned() };
     plan.steps.push(make(&at));
-    // memory.peak and pids.peak are in the receipt; cpu.stat is there always.
     let statistics: Vec<String> = available(path, facts)
         .into_iter()
-        .filter(|c| (c == "memory" || c == "pids") && !needed.contains(c))
+        .filter(|c| STATISTICS.contains(&&c[..]) && !needed.contains(c))
         .collect();
     plan.steps.extend(enabling(&at, facts, needed, &statistics));
     let controllers = [needed, &statistics].concat();
     plan.groups.push(Group { at, controllers });
 }
+
+/// Controllers that a v2 group has without a limit too: receipts and engines
+/// read memory.peak, pids.peak and io.stat there, and callers of runc, which
+/// enables all, find the files of the CPU's limits.
+const STATISTICS: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
 /// What lets the v2 group `at` have controllers: those that limits need, and
 /// those that are only welcome.

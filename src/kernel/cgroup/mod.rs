@@ -221,13 +221,19 @@ fn step_aside(at: &Place) -> Result<(), CgroupError> {
 fn enable(at: &Place, controllers: &[String], needed: bool) -> Result<(), CgroupError> {
     let group = Directory::open(at)?;
     let enabled = group.read("cgroup.subtree_control")?;
-    for controller in controllers {
-        if enabled.split_whitespace().any(|c| c == controller) {
-            continue;
-        }
-        let result = group.write("cgroup.subtree_control", &format!("+{controller}"));
+    let lacking: Vec<String> = controllers
+        .iter()
+        .filter(|controller| !enabled.split_whitespace().any(|c| c == *controller))
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    // All or none of a write are taken, and each goes over all groups below.
+    if lacking.is_empty() || group.write("cgroup.subtree_control", &lacking.join(" ")).is_ok() {
+        return Ok(());
+    }
+    for word in lacking {
+        let result = group.write("cgroup.subtree_control", &word);
         if needed {
-            result.map_err(|error| error.enabling(controller))?;
+            result.map_err(|error| error.enabling(&word[1..]))?;
         }
     }
     Ok(())

@@ -110,7 +110,9 @@ fn a_v2_node_enables_what_is_needed_from_the_top() {
         [
             "make /sys/fs/cgroup/denovo/job-17",
             "enable cpu, cpuset, memory, pids below /sys/fs/cgroup",
+            "enable io below /sys/fs/cgroup if possible",
             "enable cpu, cpuset, memory, pids below /sys/fs/cgroup/denovo",
+            "enable io below /sys/fs/cgroup/denovo if possible",
             "set cpu.weight = 100 in /sys/fs/cgroup/denovo/job-17",
             "set cpu.max = 50000 100000 in /sys/fs/cgroup/denovo/job-17",
             "set cpuset.cpus = 0-1 in /sys/fs/cgroup/denovo/job-17",
@@ -126,8 +128,8 @@ fn without_limits_statistics_are_enabled_if_possible() {
     assert_eq!(
         lines(&plan)[1..],
         [
-            "enable memory, pids below /sys/fs/cgroup if possible",
-            "enable memory, pids below /sys/fs/cgroup/denovo if possible",
+            "enable cpu, io, memory, pids below /sys/fs/cgroup if possible",
+            "enable cpu, io, memory, pids below /sys/fs/cgroup/denovo if possible",
         ]
     );
 }
