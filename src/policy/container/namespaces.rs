@@ -34,7 +34,7 @@ pub(super) fn check(linux: &Linux, facts: &Facts, found: &mut Findings) -> Names
         owner: None,
     };
     if namespaces.mount == Namespace::Shared {
-        shared_mounts(&namespaces, facts, found);
+        shared_mounts(&namespaces, found);
     }
     mappings(&mut namespaces, found);
     namespaces.clocks = clocks(linux, &namespaces, facts, found);
@@ -43,27 +43,15 @@ pub(super) fn check(linux: &Linux, facts: &Facts, found: &mut Findings) -> Names
     namespaces
 }
 
-/// What a container in the runtime's own mount namespace cannot have
-/// (docs/decisions/0032).
-fn shared_mounts(namespaces: &Namespaces, facts: &Facts, found: &mut Findings) {
-    let hint = "add {\"type\": \"mount\"} to linux.namespaces";
+/// mount_namespaces(7): the runtime's mounts belong to the user namespace that
+/// they were made in (docs/decisions/0032).
+fn shared_mounts(namespaces: &Namespaces, found: &mut Findings) {
     if namespaces.user != Namespace::Shared {
-        // mount_namespaces(7): it belongs to the user namespace it was made in.
         found.refuse_with(
             "linux.namespaces",
             "a container in another user namespace can mount nothing in the runtime's mount \
              namespace, and no mount namespace is listed",
-            hint,
-        );
-    }
-    if facts.kernel < (5, 2) {
-        let (major, minor) = facts.kernel;
-        found.push(
-            Problem::kernel(format!(
-                "linux.namespaces: a container without a mount namespace needs Linux 5.2 \
-                 (open_tree), this is {major}.{minor}"
-            ))
-            .hint(hint),
+            "add {\"type\": \"mount\"} to linux.namespaces",
         );
     }
 }
