@@ -88,53 +88,41 @@ impl<'a> AtOnce<'a> {
     /// stay, so that it takes two passes after all.
     pub fn emit(mut self, sink: &mut dyn Sink) -> Result<Tree, Problem> {
         let (sent, entries) = self.largest(sink)?;
-        let (store, layers, progress) = (self.store, self.layers, self.progress);
         self.reading.finish()?;
         self.others.push((self.which, entries));
         self.others.sort_by_key(|(number, _)| *number);
         let mut tree = Tree::default();
         for (number, entries) in self.others {
-            tree.add(number, entries).map_err(|e| in_layer(&layers[number].blob, &e))?;
+            tree.add(number, entries).map_err(|e| in_layer(&self.layers[number].blob, &e))?;
         }
-        let mut files = tree.files_of(self.which);
-        let stays = |(number, entry): (&usize, &Entry)| {
-            let found = files.binary_search_by_key(number, |(n, _)| *n);
-            found.is_ok_and(|at| files[at].1.contains(&&entry.path))
-        };
-        if tree.directories().next() != Some(&self.root) || !sent.iter().all(stays) {
+        if tree.directories().next() != Some(&self.root) || !all_stay(&sent, &tree, self.which) {
             return Err(Problem::ours("the layers replace what they bring themselves"));
         }
+        let (store, layers, progress) = (self.store, self.layers, self.progress);
         for entry in tree.directories().filter(|e| !e.path.is_root()) {
             sink.node(entry)?;
         }
-        for (number, names) in &files {
-            let Some(file) = sent.get(number) else { continue };
-            for name in names.iter().filter(|name| ***name != file.path) {
-                sink.node(&link_to(file, name))?;
-            }
-        }
-        files.retain(|(number, _)| !sent.contains_key(number));
         for (number, layer) in layers.iter().enumerate() {
-            let wanted = if number == self.which { files.clone() } else { tree.files_of(number) };
-            if wanted.is_empty() {
+            let mut files = tree.files_of(number);
+            if number == self.which {
+                further_names(&sent, &files, sink)?;
+                files.retain(|(number, _)| !sent.contains_key(number));
+            }
+            if files.is_empty() {
                 progress(store.size(&layer.blob)?);
                 continue;
             }
-            emit_layer(store, layer, &wanted, sink, progress)?;
+            emit_layer(store, layer, &files, sink, progress)?;
         }
         for entry in tree.rest() {
             sink.node(entry)?;
         }
-        drop(files);
         Ok(tree)
     }
 
     /// Reads the largest layer to its end; gives the files that went out and
     /// all its entries.
-    fn largest(
-        &mut self,
-        sink: &mut dyn Sink,
-    ) -> Result<(HashMap<usize, Entry>, Vec<Entry>), Problem> {
+    fn largest(&mut self, sink: &mut dyn Sink) -> Result<(Sent, Vec<Entry>), Problem> {
         let (mut sent, mut entries) = (HashMap::new(), Vec::new());
         let mut first = std::mem::take(&mut self.first).into_iter();
         loop {
@@ -150,6 +138,33 @@ impl<'a> AtOnce<'a> {
             entries.push(entry);
         }
     }
+}
+
+/// Files that were handed out, by their numbers in their layer.
+type Sent = HashMap<usize, Entry>;
+
+/// Whether each file that went out is one of the tree, by that name.
+fn all_stay(sent: &Sent, tree: &Tree, layer: usize) -> bool {
+    let files = tree.files_of(layer);
+    sent.iter().all(|(number, entry)| {
+        let found = files.binary_search_by_key(number, |(n, _)| *n);
+        found.is_ok_and(|at| files[at].1.contains(&&entry.path))
+    })
+}
+
+/// The names that files have beside the one that they went out by.
+fn further_names(
+    sent: &Sent,
+    files: &[(usize, Vec<&Path>)],
+    sink: &mut dyn Sink,
+) -> Result<(), Problem> {
+    for (number, names) in files {
+        let Some(file) = sent.get(number) else { continue };
+        for name in names.iter().filter(|name| ***name != file.path) {
+            sink.node(&link_to(file, name))?;
+        }
+    }
+    Ok(())
 }
 
 /// What layers above another say of its files.
