@@ -51,6 +51,26 @@ fn many_starts_at_once_share_one_device() {
     assert_eq!(lines, ["together 128 loops 1", "128", "loops 0"], "{said}");
 }
 
+/// What nobody has asked for yet is in memory: the shell, and nothing else.
+#[test]
+fn what_a_start_will_read_is_read_meanwhile() {
+    let Some(shop) = Shop::root("what_a_start_will_read_is_read_meanwhile") else { return };
+    let said = shop.see(&format!(
+        r#"{TREE}{LOOPS}
+        d image import tree img >/dev/null
+        d job start --image img --id {id} >/dev/null
+        root=/proc/$(d job show --json {id} | jq .record.init.pid)/root
+        read_of() {{ fincore --bytes --noheadings --output RES "$root/$1" | tr -d ' '; }}
+        for i in $(seq 50); do [ "$(read_of bin/busybox)" -gt 100000 ] && break; sleep 0.1; done
+        [ "$(read_of bin/busybox)" -gt 100000 ] && echo shell; echo "other $(read_of data/suid/id)"
+        for i in $(seq 50); do grep -qsx denovo-ahead /proc/[0-9]*/comm || break; sleep 0.1; done
+        grep -lsx denovo-ahead /proc/[0-9]*/comm || true
+        d job end {id}; gone"#,
+        id = shop.id("ahead"),
+    ));
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["shell", "other 0", "loops 0"], "{said}");
+}
+
 #[test]
 fn killed_monitors_leave_no_device() {
     let Some(shop) = Shop::root("killed_monitors_leave_no_device") else { return };
