@@ -1,6 +1,7 @@
 //! Waits for what was started: the foreground, the terminal, a job's monitor
 //! and its init.
 
+mod apart;
 pub mod build;
 pub mod container;
 pub mod control;

@@ -4,16 +4,15 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::image::ahead::{self, Ahead};
+use super::apart::apart;
+use super::image::ahead;
 use super::protocol::{self, Entry, Parting, Reply, Request};
 use super::provisions::{self, Viewer};
 use super::scheduled::Scheduled;
@@ -55,9 +54,6 @@ pub struct Orders {
     pub image_root: Option<PathBuf>,
 }
 
-/// How long the image is read ahead: the first program runs by then.
-const READ_AHEAD: Duration = Duration::from_millis(200);
-
 /// One connection: who, and whether it counts as being in.
 struct Client {
     socket: OwnedFd,
@@ -97,12 +93,17 @@ pub fn spawn(orders: Orders, first: Option<&CText>) -> Result<(), Problems> {
         Forked::Child => {
             drop(ours);
             // Twice, so that nobody has to wait for it.
-            if let Ok(Forked::Parent(monitor)) = sys::clone3(0, None) {
-                drop(theirs);
-                also_read_ahead(&orders, monitor, first);
-                sys::exit_now(0);
+            match sys::clone3(0, None) {
+                Ok(Forked::Child) => sys::exit_now(main(orders, &theirs)),
+                Ok(Forked::Parent(monitor)) => {
+                    drop(theirs);
+                    if let Some(root) = &orders.image_root {
+                        ahead::begin(root, monitor, first);
+                    }
+                }
+                Err(_) => {}
             }
-            sys::exit_now(main(orders, &theirs))
+            sys::exit_now(0)
         }
         Forked::Parent(pid) => {
             let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
@@ -122,27 +123,6 @@ pub fn spawn(orders: Orders, first: Option<&CText>) -> Result<(), Problems> {
                 .hint("denovo node gc removes what it may have left"),
         ]),
     }
-}
-
-/// Starts a process that reads what the first program will, for a moment, and
-/// not longer than the monitor is there. Without it all works as well.
-fn also_read_ahead(orders: &Orders, monitor: i32, first: Option<&CText>) {
-    let Some(root) = orders.image_root.as_ref().and_then(|root| ahead::root(root).ok()) else {
-        return;
-    };
-    let Ok(monitor) = sys::pidfd_open(monitor) else { return };
-    if !matches!(sys::clone3(0, None), Ok(Forked::Child)) {
-        return;
-    }
-    if apart(&[&root, &monitor]).is_ok() && sys::set_process_name(c"denovo-ahead").is_ok() {
-        let until = Instant::now() + READ_AHEAD;
-        let ended = || {
-            let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::ZERO) != Ok(0)
-        };
-        Ahead::new(root, &|| Instant::now() > until || ended()).read(first);
-    }
-    sys::exit_now(0)
 }
 
 fn main(mut orders: Orders, report: &Channel) -> i32 {
@@ -182,28 +162,6 @@ fn detach(report: &Channel, ours: [&Option<OwnedFd>; 2]) -> Result<(), Errno> {
     keep.extend(ours.into_iter().flatten());
     apart(&keep)?;
     sys::set_process_name(c"denovo-monitor")
-}
-
-/// Away from the caller's terminal, directory and descriptors: a pipe held
-/// open here would keep its reader waiting for as long as the job runs.
-fn apart(keep: &[&OwnedFd]) -> Result<(), Errno> {
-    let _ = nix::unistd::setsid();
-    nix::unistd::chdir("/")?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let null = open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
-    crate::kernel::files::become_stdio(null.as_fd())?;
-    drop(null);
-    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
-    keep.sort_unstable();
-    let mut next = 3;
-    for fd in keep {
-        if next < fd {
-            sys::close_range(next, fd - 1)?;
-        }
-        next = fd + 1;
-    }
-    sys::close_range(next, u32::MAX)?;
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
 }
 
 impl Monitor {

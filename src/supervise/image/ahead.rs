@@ -10,16 +10,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use object::elf::{self, FileHeader64};
 use object::read::ReadRef;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache, ReadCacheOps};
 
-use crate::kernel::sys;
+use crate::kernel::sys::{self, Forked};
 use crate::policy::rank::DEFAULT_PATH;
 use crate::policy::text::CText;
+use crate::supervise::apart::apart;
 
 /// Bytes asked for at a time: a block of an image, so that what others wait
 /// for is looked at often.
@@ -32,25 +35,47 @@ const LIBRARIES: usize = 16;
 /// Links in links that are followed: a loader's are two.
 const MOST_LINKS: usize = 8;
 
-/// An image's root, to be read from.
+/// How long the image is read ahead: the first program runs by then.
+const LONGEST: Duration = Duration::from_millis(200);
+
+/// Starts a process that reads what the first program will, for a moment, and
+/// not longer than the monitor is there. Without it all works as well.
 ///
-/// # Errors
-/// As open(2).
-pub fn root(path: &Path) -> std::io::Result<OwnedFd> {
+/// # Arguments
+/// * `root` - the image's root
+/// * `monitor` - a child of the caller's
+/// * `first` - the program as the user named it, if one is known
+pub fn begin(root: &Path, monitor: i32, first: Option<&CText>) {
+    let (Ok(root), Ok(monitor)) = (self::root(root), sys::pidfd_open(monitor)) else { return };
+    if !matches!(sys::clone3(0, None), Ok(Forked::Child)) {
+        return;
+    }
+    if apart(&[&root, &monitor]).is_ok() && sys::set_process_name(c"denovo-ahead").is_ok() {
+        let until = Instant::now() + LONGEST;
+        let ended = || {
+            let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO) != Ok(0)
+        };
+        Ahead::new(root, &|| Instant::now() > until || ended()).read(first);
+    }
+    sys::exit_now(0)
+}
+
+fn root(path: &Path) -> std::io::Result<OwnedFd> {
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     File::options().read(true).custom_flags(flags).open(path).map(OwnedFd::from)
 }
 
 /// Whoever reads an image ahead. What cannot be read is left out: time is all
 /// that is lost, and the program itself will tell.
-pub struct Ahead<'a> {
+struct Ahead<'a> {
     root: OwnedFd,
     /// Whether nobody gains by it any more.
     enough: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Ahead<'a> {
-    pub fn new(root: OwnedFd, enough: &'a dyn Fn() -> bool) -> Self {
+    fn new(root: OwnedFd, enough: &'a dyn Fn() -> bool) -> Self {
         Self { root, enough }
     }
 
@@ -59,7 +84,7 @@ impl<'a> Ahead<'a> {
     /// # Arguments
     /// * `first` - the program as the user named it; without one, or without
     ///   one in the image, the shell is read, which most jobs start with
-    pub fn read(&self, first: Option<&CText>) {
+    fn read(&self, first: Option<&CText>) {
         let Some(program) = candidates(first).iter().find_map(|name| self.file(name)) else {
             return;
         };

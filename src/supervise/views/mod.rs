@@ -59,6 +59,9 @@ fn main(from: &OwnedFd, groups: &CgroupPlan) -> i32 {
     let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
     let _ = sys::set_process_name(c"denovo-views");
     sys::set_command_line(b"denovo views");
+    // Where the node gives huge pages unasked (kernel document
+    // admin-guide/mm/transhuge, `always`), one would be twice all that it needs.
+    let _ = sys::prctl(libc::PR_SET_THP_DISABLE, 1, 0);
     let fd = from.as_raw_fd() as u32;
     if fd > 3 {
         let _ = sys::close_range(3, fd - 1);
