@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::tree::{Whiteout, is_mark, whiteout};
-use super::{Bounds, Layer, Progress, Reading, Sink, Tree, emit_layer, in_layer, link_to, lists};
+use super::{Bounds, Layer, Progress, Reading, Sink, Tree, emit_but, in_layer, link_to, lists};
 use crate::image::Store;
 use crate::image::tar::{Entry, Kind, Path};
 use crate::problem::Problem;
@@ -95,28 +95,15 @@ impl<'a> AtOnce<'a> {
         for (number, entries) in self.others {
             tree.add(number, entries).map_err(|e| in_layer(&self.layers[number].blob, &e))?;
         }
-        if tree.directories().next() != Some(&self.root) || !all_stay(&sent, &tree, self.which) {
+        let files = tree.files_of(self.which);
+        if tree.directories().next() != Some(&self.root) || !all_stay(&sent, &files) {
             return Err(Problem::ours("the layers replace what they bring themselves"));
         }
-        let (store, layers, progress) = (self.store, self.layers, self.progress);
-        for entry in tree.directories().filter(|e| !e.path.is_root()) {
-            sink.node(entry)?;
-        }
-        for (number, layer) in layers.iter().enumerate() {
-            let mut files = tree.files_of(number);
-            if number == self.which {
-                further_names(&sent, &files, sink)?;
-                files.retain(|(number, _)| !sent.contains_key(number));
-            }
-            if files.is_empty() {
-                progress(store.size(&layer.blob)?);
-                continue;
-            }
-            emit_layer(store, layer, &files, sink, progress)?;
-        }
-        for entry in tree.rest() {
-            sink.node(entry)?;
-        }
+        further_names(&sent, &files, sink)?;
+        let which = self.which;
+        let went = |layer, file: usize| layer == which && sent.contains_key(&file);
+        emit_but(self.store, self.layers, &tree, &went, sink, self.progress)?;
+        drop(files);
         Ok(tree)
     }
 
@@ -144,8 +131,10 @@ impl<'a> AtOnce<'a> {
 type Sent = HashMap<usize, Entry>;
 
 /// Whether each file that went out is one of the tree, by that name.
-fn all_stay(sent: &Sent, tree: &Tree, layer: usize) -> bool {
-    let files = tree.files_of(layer);
+///
+/// # Arguments
+/// * `files` - those of the layer in the tree, sorted
+fn all_stay(sent: &Sent, files: &[(usize, Vec<&Path>)]) -> bool {
     sent.iter().all(|(number, entry)| {
         let found = files.binary_search_by_key(number, |(n, _)| *n);
         found.is_ok_and(|at| files[at].1.contains(&&entry.path))

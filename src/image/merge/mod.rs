@@ -237,11 +237,28 @@ pub fn emit(
     sink: &mut dyn Sink,
     progress: Progress<'_>,
 ) -> Result<(), Problem> {
+    emit_but(store, layers, tree, &|_, _| false, sink, progress)
+}
+
+/// The same without some files.
+///
+/// # Arguments
+/// * `sent` - whether a file of a layer, by its number in there, went out
+///   already
+fn emit_but(
+    store: &Store,
+    layers: &[Layer],
+    tree: &Tree,
+    sent: &dyn Fn(usize, usize) -> bool,
+    sink: &mut dyn Sink,
+    progress: Progress<'_>,
+) -> Result<(), Problem> {
     for entry in tree.directories() {
         sink.node(entry)?;
     }
     for (number, layer) in layers.iter().enumerate() {
-        let files = tree.files_of(number);
+        let mut files = tree.files_of(number);
+        files.retain(|(file, _)| !sent(number, *file));
         if files.is_empty() {
             progress(store.size(&layer.blob)?);
             continue;
