@@ -48,9 +48,24 @@ fn never_open(reports: &[Report]) -> Vec<String> {
 }
 
 /// One neighbour at a time: another test's would be noticed as well.
-fn alone() -> MutexGuard<'static, ()> {
+struct Alone {
+    _guard: MutexGuard<'static, ()>,
+    /// A run of these tests that was killed may have left something; that is
+    /// not what this one left.
+    before: Vec<PathBuf>,
+}
+
+fn alone() -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Alone { _guard: guard, before: of_neighbours() }
+}
+
+impl Alone {
+    /// What neighbours have made since.
+    fn left(&self) -> Vec<PathBuf> {
+        of_neighbours().into_iter().filter(|path| !self.before.contains(path)).collect()
+    }
 }
 
 struct Report(Value);
@@ -92,7 +107,7 @@ fn check(case: &Case, words: &[&str]) -> Ran {
 }
 
 /// What neighbours leave has names that begin so.
-fn left() -> Vec<PathBuf> {
+fn of_neighbours() -> Vec<PathBuf> {
     let dirs = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten());
     let ours = |path: &PathBuf| {
@@ -104,7 +119,7 @@ fn left() -> Vec<PathBuf> {
 
 #[test]
 fn every_channel_of_the_machine_is_seen_open_by_a_bare_process() {
-    let _alone = alone();
+    let alone = alone();
     for case in Case::each("every_channel_of_the_machine_is_seen_open_by_a_bare_process") {
         let probe = binary(case.user.is_some());
         let look = |rounds| {
@@ -121,12 +136,12 @@ fn every_channel_of_the_machine_is_seen_open_by_a_bare_process() {
         assert_eq!(never_open(&reports), Vec::<String>::new(), "never seen open");
         assert!(reports[0].number("present") > 100, "{}", reports[0].number("present"));
     }
-    assert_eq!(left(), Vec::<PathBuf>::new());
+    assert_eq!(alone.left(), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn an_environment_keeps_closed_what_it_closes() {
-    let _alone = alone();
+    let alone = alone();
     for case in Case::each("an_environment_keeps_closed_what_it_closes") {
         for (network, root, user) in CLOSED_AT_LEAST {
             let ran = check(&case, &["--json", "--rounds", "1", "--network", network]);
@@ -163,12 +178,12 @@ fn an_environment_keeps_closed_what_it_closes() {
         assert_eq!(ids.count(), 0);
         let _ = std::fs::remove_dir_all(case.state());
     }
-    assert_eq!(left(), Vec::<PathBuf>::new());
+    assert_eq!(alone.left(), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn root_looks_from_another_users_environment() {
-    let _alone = alone();
+    let alone = alone();
     let Some(case) = Case::root("root_looks_from_another_users_environment") else { return };
     let ran = check(&case, &["--user", "1234567:1234567", "--network", "none", "--rounds", "1"]);
     let summary = ran.lines().into_iter().find(|l| l.contains("channels present here"));
@@ -177,7 +192,7 @@ fn root_looks_from_another_users_environment() {
         |name: &str| ran.lines().iter().any(|l| l.starts_with(&format!("closed   {name} ")));
     assert!(closed("nproc_used") && closed("procs") && closed("tmp"), "{ran:#?}");
     let _ = std::fs::remove_dir_all(case.state());
-    assert_eq!(left(), Vec::<PathBuf>::new());
+    assert_eq!(alone.left(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -203,7 +218,7 @@ fn what_cannot_be_asked_is_refused() {
 
 #[test]
 fn a_check_that_is_killed_leaves_nothing() {
-    let _alone = alone();
+    let alone = alone();
     for case in Case::each("a_check_that_is_killed_leaves_nothing") {
         let probe = binary(case.user.is_some());
         let words = [
@@ -219,9 +234,9 @@ fn a_check_that_is_killed_leaves_nothing() {
         let mut command = case.denovo(&words);
         command.env("HOME", &case.dir);
         let going = case.start(command);
-        until("the neighbour is there", || !left().is_empty());
+        until("the neighbour is there", || !alone.left().is_empty());
         going.signal(libc::SIGKILL);
         assert_eq!(going.wait().code(), 137);
-        until("the neighbour has cleared away", || left().is_empty());
+        until("the neighbour has cleared away", || alone.left().is_empty());
     }
 }
