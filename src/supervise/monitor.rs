@@ -58,6 +58,7 @@ pub struct Orders {
 struct Client {
     socket: OwnedFd,
     uid: u32,
+    pid: i32,
     joined: bool,
 }
 

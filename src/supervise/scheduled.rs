@@ -42,12 +42,32 @@ impl Scheduled {
     pub fn hold(&mut self, orders: &mut Orders, init: i32, text: &str) -> Option<Vec<u32>> {
         let job = orders.record.granted.as_ref().map(|g| format!("job_{}", g.job))?;
         let mut groups = groups(text, &job, &orders.plan.cgroup);
-        if groups != self.plan.groups {
+        // A login may be in fewer of them than the tasks are.
+        if groups.iter().any(|group| !self.plan.groups.contains(group)) {
             pids(orders, &mut groups);
             self.plan.groups = groups;
             memory(orders, &self.plan);
         }
         cpus(orders, init, &self.plan)
+    }
+
+    /// For a process that comes by itself: those that it is in already (of a login
+    /// that the scheduler has adopted, say), where it is to stay, and the CPUs that it
+    /// has to keep to.
+    pub fn keep(
+        &mut self,
+        orders: &mut Orders,
+        init: i32,
+        pid: i32,
+    ) -> (Vec<Group>, Option<Vec<u32>>) {
+        let Some(granted) = &orders.record.granted else {
+            return (Vec::new(), orders.affinity.clone());
+        };
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let kept = groups(&text, &format!("job_{}", granted.job), &orders.plan.cgroup);
+        let cpus =
+            if kept.is_empty() { orders.affinity.clone() } else { self.hold(orders, init, &text) };
+        (kept, cpus)
     }
 }
 

@@ -21,7 +21,7 @@ ListenAddress 127.0.0.1
 Port 10022
 HostKey /etc/ssh/denovo-host
 PidFile none
-UsePAM no
+UsePAM ADOPTED
 AuthenticationMethods publickey
 AuthorizedKeysFile /etc/ssh/denovo-keys
 SetEnv PATH=/opt/denovo:/usr/bin:/bin
@@ -29,16 +29,27 @@ Match User alice
     ForceCommand /etc/ssh/into-the-job
 ";
 
-fn start_sshd(c: &Cluster) {
+/// What the manual of pam_slurm_adopt has in the file of its service.
+const PAM: &str = "\
+auth required pam_permit.so
+account required pam_slurm_adopt.so nodename=n1
+session required pam_permit.so
+";
+
+/// With `pam`, Slurm itself takes each login in.
+fn start_sshd(c: &Cluster, pam: bool) {
     let etc = c.dir().join("etc/ssh");
     std::fs::create_dir_all(&etc).unwrap();
-    std::fs::write(etc.join("denovo-config"), CONFIG).unwrap();
+    let config = CONFIG.replace("ADOPTED", if pam { "yes" } else { "no" });
+    std::fs::write(etc.join("denovo-config"), config).unwrap();
+    std::fs::write(c.dir().join("etc/pam.d/sshd"), PAM).unwrap();
     std::fs::write(etc.join("into-the-job"), into_the_job()).unwrap();
     c.ask(
         "n1",
         "mkdir -p -m 755 /run/sshd; chmod 755 /etc/ssh /etc/ssh/into-the-job
-         ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/denovo-host
-         ssh-keygen -q -t ed25519 -N '' -f /home/alice/key
+         for key in /etc/ssh/denovo-host /home/alice/key; do
+             [ -e $key ] || ssh-keygen -q -t ed25519 -N '' -f $key
+         done
          chown alice: /home/alice/key; cp /home/alice/key.pub /etc/ssh/denovo-keys",
     );
     c.daemon("n1", &["sshd", "/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/denovo-config"]);
@@ -61,20 +72,27 @@ fn ssh(c: &Cluster, words: &[&str]) -> Done {
         "-oBatchMode=yes",
         "-oStrictHostKeyChecking=no",
         "-oUserKnownHostsFile=/dev/null",
-        "-oLogLevel=ERROR",
+        "-oLogLevel=INFO",
     ];
     finish(&mut c.on("n1", &[&fixed[..], words].concat()))
+}
+
+fn have(test: &str, files: &[&str]) -> bool {
+    let missing = files.iter().find(|file| !Path::new(file).exists());
+    if let Some(file) = missing {
+        skip(test, &format!("{file} is not installed"));
+    }
+    missing.is_none()
 }
 
 #[test]
 fn a_login_by_ssh_is_in_the_users_job() {
     let test = "a_login_by_ssh_is_in_the_users_job";
     let Some(c) = cluster(test) else { return };
-    if !["/usr/sbin/sshd", "/usr/bin/ssh"].iter().all(|p| Path::new(p).exists()) {
-        skip(test, "needs sshd and ssh");
+    if !have(test, &["/usr/sbin/sshd", "/usr/bin/ssh"]) {
         return;
     }
-    start_sshd(&c);
+    start_sshd(&c, false);
     let node = c.ask("n1", "readlink /proc/self/ns/pid").trim().to_owned();
     let space = ["127.0.0.1", "readlink /proc/self/ns/pid"];
     assert_eq!(ssh(&c, &space).success(), node, "who has no job is on the node");
@@ -113,6 +131,46 @@ fn a_login_by_ssh_is_in_the_users_job() {
         for name in ["go", "running"] {
             std::fs::remove_file(c.home(user).join(name)).unwrap();
         }
+    }
+    c.ask("n1", "kill $(cat /run/sshd.denovo)");
+    c.clean();
+    assert_eq!(c.drained(), "");
+}
+
+#[test]
+fn a_login_that_slurm_has_adopted_stays_slurms() {
+    let test = "a_login_that_slurm_has_adopted_stays_slurms";
+    let Some(c) = cluster(test) else { return };
+    // Where PAM looks on Debian, in this order.
+    let places = ["/usr/lib/x86_64-linux-gnu/security", "/usr/lib/security"];
+    let module = places.map(|dir| format!("{dir}/pam_slurm_adopt.so"));
+    let module = module.iter().find(|file| Path::new(file).exists()).unwrap_or(&module[1]);
+    if !have(test, &["/usr/sbin/sshd", "/usr/bin/ssh", module]) {
+        return;
+    }
+    start_sshd(&c, true);
+    let refused = ssh(&c, &["127.0.0.1", "true"]);
+    assert!(refused.code == 255 && refused.err.contains("no active jobs"), "{refused:?}");
+    let look = "readlink /proc/self/ns/pid; : >running; while [ ! -e go ]; do sleep 0.1; done";
+    let job = begin(&mut c.user("alice", &["srun", "-w", "n1", "-n1", "sh", "-c", look]));
+    c.until("it runs", || c.home("alice").join("running").exists());
+    let seen = ssh(&c, &["127.0.0.1", "readlink /proc/self/ns/pid"]).success();
+    ssh(&c, &["127.0.0.1", "setsid sleep 1007 >/dev/null 2>&1 </dev/null &"]).success();
+    // The newest: srun's own command line has the task's words too.
+    let groups = |process: &str| {
+        c.ask("n1", &format!("cat /proc/$(pgrep -n -u alice -f '{process}')/cgroup"))
+    };
+    let (login, task) = (groups("sleep 100[7]"), groups("while \\[ ! -[e]"));
+    let kept = |text: &str| {
+        let lines = text.lines().map(|line| line.split("/step_").next().unwrap().to_owned());
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&login), kept(&task), "where Slurm has a group of the job's, in that");
+    assert!(login.contains("/step_extern"), "{login}");
+    c.file("alice", "go", "");
+    assert_eq!(job.end().success(), seen, "the task's and the login's");
+    for name in ["go", "running"] {
+        std::fs::remove_file(c.home("alice").join(name)).unwrap();
     }
     c.ask("n1", "kill $(cat /run/sshd.denovo)");
     c.clean();

@@ -7,6 +7,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use super::{Client, Monitor};
 use crate::kernel::cgroup;
 use crate::kernel::channel::accept;
+use crate::plan::cgroup::{Group, Version};
 use crate::problem::Problem;
 use crate::supervise::protocol::{self, Entry, Parting, Reply, Request};
 use crate::supervise::steps;
@@ -21,7 +22,7 @@ impl Monitor {
             let _ = protocol::say(&socket, &Reply::Refused { why }, &[]);
             return;
         }
-        self.clients.push(Client { socket, uid: peer.uid(), joined: false });
+        self.clients.push(Client { socket, uid: peer.uid(), pid: peer.pid(), joined: false });
     }
 
     /// One request; true when the environment is to end.
@@ -51,48 +52,61 @@ impl Monitor {
         false
     }
 
+    /// The doors of a user's, when the first of theirs comes.
+    fn open_for(&mut self, opener: Option<u32>) -> Result<(), String> {
+        if opener.is_some() && self.user_doors.is_none() {
+            let doors = cgroup::open_doors(&self.orders.plan.cgroup, opener);
+            self.user_doors = Some(doors.map_err(|error| Problem::from(error).message)?);
+        }
+        Ok(())
+    }
+
     fn let_in(&mut self, index: usize) {
         let uid = self.clients[index].uid;
         let own = self.orders.record.uid;
         // What root opened, root may use; a user goes through doors of its own.
         let opener = (uid != 0 && nix::unistd::geteuid().is_root()).then_some(uid);
-        if opener.is_some() && self.user_doors.is_none() {
-            match cgroup::open_doors(&self.orders.plan.cgroup, opener) {
-                Ok(doors) => self.user_doors = Some(doors),
-                Err(error) => {
-                    let why = Problem::from(error).message;
-                    let refused = Reply::Refused { why };
-                    let _ = protocol::say(&self.clients[index].socket, &refused, &[]);
-                    return;
-                }
-            }
+        if let Err(why) = self.open_for(opener) {
+            let _ = protocol::say(&self.clients[index].socket, &Reply::Refused { why }, &[]);
+            return;
         }
-        let doors = match &self.user_doors {
-            Some(doors) if opener.is_some() => doors,
-            _ => &self.doors,
+        let (kept, cpus) = match opener {
+            Some(_) => {
+                let pid = self.clients[index].pid;
+                self.scheduled.keep(&mut self.orders, self.born.pid, pid)
+            }
+            None => (Vec::new(), self.orders.affinity.clone()),
         };
+        let doors = self.user_doors.as_ref().filter(|_| opener.is_some()).unwrap_or(&self.doors);
+        let stays = |group: &Group| kept.iter().any(|k| k.at.mount == group.at.mount);
+        let (v1, v2): (Vec<_>, Vec<_>) =
+            self.orders.plan.cgroup.groups.iter().partition(|g| g.at.version == Version::V1);
+        // After the doors of groups there are those of resource control.
+        let ways = doors.v1_tasks.iter().enumerate();
+        let v1_tasks = ways.filter(|(at, _)| v1.get(*at).is_none_or(|g| !stays(g))).map(|(_, w)| w);
+        let v1_tasks: Vec<&OwnedFd> = v1_tasks.collect();
         // A user's clone may only go straight into a v2 group below one that
         // is delegated to that user; else we move the process.
         let direct = uid == nix::unistd::geteuid().as_raw();
         let alone_v2 = doors.v1_tasks.is_empty() && doors.v2_dir.is_some();
-        let v2 = doors.v2_dir.as_ref().filter(|_| direct);
+        let v2_dir = doors.v2_dir.as_ref().filter(|_| direct);
         let entry = Entry {
             namespaces: self.namespaces.iter().map(|(kind, _)| *kind).collect(),
-            v1_doors: doors.v1_tasks.len(),
-            v2_door: v2.is_some(),
-            place: alone_v2 && !direct,
+            v1_doors: v1_tasks.len(),
+            v2_door: v2_dir.is_some(),
+            place: alone_v2 && !direct && !v2.into_iter().any(stays),
             uid: own,
             gid: self.orders.record.gid,
             groups: self.orders.groups.clone(),
             bundle: self.orders.record.bundle.clone(),
             env: self.orders.env.clone(),
-            cpus: self.orders.affinity.clone(),
+            cpus,
             answered: self.viewer.is_some(),
             kernel: self.orders.kernel,
             asked: self.orders.asked.clone(),
         };
-        let fds: Vec<&OwnedFd> =
-            self.namespaces.iter().map(|(_, fd)| fd).chain(&doors.v1_tasks).chain(v2).collect();
+        let namespaces = self.namespaces.iter().map(|(_, fd)| fd);
+        let fds: Vec<&OwnedFd> = namespaces.chain(v1_tasks).chain(v2_dir).collect();
         let client = &mut self.clients[index];
         client.joined = protocol::say(&client.socket, &Reply::Joined(entry), &fds).is_ok();
     }
