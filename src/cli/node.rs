@@ -188,6 +188,9 @@ fn collect(context: &Context) -> Result<i32, Refusal> {
     let jobs = scheduler::collect(&context.base());
     found.removed.extend(jobs.removed);
     found.left.extend(jobs.left);
+    let neighbours = crate::isolation::neighbour::sweep();
+    let left_by = |tag| format!("what the neighbour {tag} of a killed check had left");
+    found.removed.extend(neighbours.into_iter().map(left_by));
     found.removed.iter().for_each(|what| out(format_args!("removed {what}")));
     if found.left.is_empty() {
         return Ok(0);

@@ -68,6 +68,8 @@ const SETTLE: Duration = Duration::from_millis(60);
 /// # Errors
 /// A process cannot be started, or the one inside does not answer.
 pub fn course(subject: &Subject) -> Result<Course, Problem> {
+    // The neighbour does it too, as whom it runs, but not from an environment.
+    super::neighbour::sweep();
     let tag = format!("dnv{:08x}", std::process::id() ^ random());
     let (watched, unread) = subject.files.as_deref().map_or((None, None), find_files);
     let outside = |path: &Option<PathBuf>| {

@@ -240,3 +240,75 @@ fn a_check_that_is_killed_leaves_nothing() {
         until("the neighbour has cleared away", || alone.left().is_empty());
     }
 }
+
+/// The neighbour of a check, which is its first child.
+fn neighbour_of(check: i32) -> Option<nix::unistd::Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{check}/task/{check}/children")).ok()?;
+    let neighbour = |pid: &&str| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.ends_with(b"probe\0neighbour\0")
+    };
+    let pid = children.split_whitespace().find(neighbour)?.parse().ok()?;
+    Some(nix::unistd::Pid::from_raw(pid))
+}
+
+/// What of a tag is not a file: System V objects by their owner and the
+/// beginning of their keys, and the user's keys.
+fn objects_of(case: &Case, tag: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for kind in ["shm", "sem", "msg"] {
+        let text = std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap();
+        for line in text.lines().skip(1) {
+            let key = line.split_whitespace().next().and_then(|k| k.parse::<i32>().ok());
+            let uid = case.uid().to_string();
+            if key.is_some_and(|k| k >> 16 == 0x4456) && line.split_whitespace().any(|w| w == uid) {
+                all.push(format!("{kind} {line}"));
+            }
+        }
+    }
+    let mut keys = case.command("cat");
+    keys.arg("/proc/keys");
+    all.extend(
+        case.finish(keys).lines().into_iter().filter(|l| l.contains(tag)).map(str::to_owned),
+    );
+    all
+}
+
+#[test]
+fn what_a_killed_neighbour_left_goes_with_the_next_check_and_a_living_ones_stays() {
+    let alone = alone();
+    let test = "what_a_killed_neighbour_left_goes_with_the_next_check_and_a_living_ones_stays";
+    for case in Case::each(test) {
+        let probe = binary(case.user.is_some());
+        let words = ["check", "isolation", "--with", "--", probe.to_str().unwrap(), "probe"];
+        let mut command = case.denovo(&words);
+        command.env("HOME", &case.dir);
+        let going = case.start(command);
+        let lock = || alone.left().into_iter().find(|p| p.extension().is_some_and(|e| e == "lock"));
+        until("the neighbour is there", || lock().is_some());
+        let tag = lock().unwrap().file_stem().unwrap().to_str().unwrap().to_owned();
+        let neighbour = neighbour_of(going.pid()).unwrap();
+        nix::sys::signal::kill(neighbour, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        let (files, objects) = (alone.left(), objects_of(&case, &tag));
+        assert!(files.len() > 4 && objects.len() > 3, "{files:?} {objects:?}");
+        let next = || {
+            check(&case, &["--with", "--", "true"]).refused(&["the probe inside"]);
+        };
+        next();
+        assert_eq!((alone.left(), objects_of(&case, &tag)), (files, objects));
+        nix::sys::signal::kill(neighbour, nix::sys::signal::Signal::SIGKILL).unwrap();
+        going.signal(libc::SIGKILL);
+        assert_eq!(going.wait().code(), 137);
+        until("the dead are gone", || !Path::new(&format!("/proc/{neighbour}/stat")).exists());
+        assert!(alone.left().len() > 4, "{:?}", alone.left());
+        // Of others, or a link to what is not a neighbour's.
+        let theirs = PathBuf::from("/tmp/dnv00000001.alive");
+        std::os::unix::fs::symlink(&case.dir, &theirs).unwrap();
+        next();
+        assert_eq!(alone.left(), [theirs.clone()], "{tag}");
+        assert_eq!(objects_of(&case, &tag), Vec::<String>::new());
+        assert!(!case.dir.join(format!("{tag}.large")).exists());
+        std::fs::remove_file(theirs).unwrap();
+        let _ = std::fs::remove_dir_all(case.state());
+    }
+}

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use amounts::{Amounts, Clock};
-pub use ipc::keys;
+pub use ipc::{keys, system_v};
 pub use processes::{boot_time, owner as process_owner};
 pub use settings::file as setting_file;
 

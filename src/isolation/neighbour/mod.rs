@@ -1,6 +1,7 @@
 //! The neighbour: a process of the same user that does what others do on a
 //! node, much of it and all at once, when it is told to.
 
+mod dead;
 mod tasks;
 mod things;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::channel::Look;
 use crate::kernel::sys;
+pub use dead::sweep;
 use tasks::Tasks;
 use things::{Held, Left};
 
@@ -42,6 +44,7 @@ pub fn serve(mut input: impl BufRead, mut output: impl Write) -> i32 {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         sys::ignore_signal(signal);
     }
+    sweep();
     let mut line = String::new();
     let Some(look) = next::<Look>(&mut input, &mut line) else { return 125 };
     leave(&look.granted);

@@ -12,14 +12,15 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, PosixFadviseAdvice, fcntl, posix_fadvise, posix_fallocate};
-use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_close, mq_open, mq_unlink};
+use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_close, mq_open};
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 
+use super::dead::{self, Alive, Kept};
 use super::{Look, Marks};
 use crate::isolation::read::ports;
-use crate::kernel::sys::probe::{self, SystemV};
+use crate::kernel::sys::probe;
 
 /// Bytes of each of its large files.
 const LARGE: i64 = 48 << 20;
@@ -114,7 +115,7 @@ impl Held {
     fn queues(&mut self, look: &Look) {
         let attr = MqAttr::new(0, 10, 8192, 0);
         let flags = MQ_OFlag::O_CREAT | MQ_OFlag::O_RDWR;
-        for name in queue_names(look) {
+        for name in queue_names(&look.tag) {
             let mode = Mode::S_IRUSR | Mode::S_IWUSR;
             self.queues.extend(mq_open(name.as_str(), flags, mode, Some(&attr)).ok());
         }
@@ -161,95 +162,99 @@ fn bound(socket: &OwnedFd) -> bool {
     nix::sys::socket::bind(socket.as_raw_fd(), &nix::sys::socket::NetlinkAddr::new(0, 0)).is_ok()
 }
 
-fn queue_names(look: &Look) -> [String; 3] {
-    [format!("/{}", look.tag), format!("/{}-2", look.tag), format!("/{}-3", look.tag)]
+pub fn queue_names(tag: &str) -> [String; 3] {
+    [format!("/{tag}"), format!("/{tag}-2"), format!("/{tag}-3")]
 }
 
 fn mark(marks: &mut Marks, channel: &str, text: String) {
     marks.entry(channel.to_owned()).or_default().push(text);
 }
 
-/// What stays.
+/// What stays, also when the process is killed.
 #[derive(Default)]
 pub struct Left {
-    system_v: Option<SystemV>,
-    keys: Vec<i32>,
-    groups: Vec<PathBuf>,
+    alive: Option<Alive>,
 }
 
 impl Left {
     pub fn make(look: &Look, marks: &mut Marks) -> Self {
+        // First: whatever has no sign of life beside it is nobody's to remove.
+        let alive = Alive::begin(&look.tag, &kept());
         let small = Path::new("/tmp").join(format!("{}.d", look.tag));
         let _ = fs::create_dir(&small);
         for number in 0..FILES {
             let _ = fs::write(small.join(number.to_string()), "x");
         }
-        for path in large(look) {
+        for path in large(&look.tag, home().as_deref()) {
             let filled = File::create(&path).map(|file| posix_fallocate(&file, 0, LARGE));
             drop(filled);
         }
         let _ = fs::create_dir(Path::new("/run").join(&look.tag));
-        // The process's number: nobody else makes a key of it at this moment.
-        let key = 0x4456_0000 | (std::process::id() as i32 & 0xffff);
         for kind in ["sysv_shm", "sysv_sem", "sysv_msg"] {
-            mark(marks, kind, format!("{key} "));
+            mark(marks, kind, format!("{} ", key()));
         }
-        let keys = (0..20).filter_map(|number| {
-            let name = CString::new(format!("{}-{number}", look.tag)).ok()?;
-            probe::add_user_key(&name).ok()
-        });
-        Self {
-            system_v: probe::system_v(key, 1 << 20).ok(),
-            keys: keys.collect(),
-            groups: groups(&look.tag),
+        for number in 0..20 {
+            if let Ok(name) = CString::new(format!("{}-{number}", look.tag)) {
+                let _ = probe::add_user_key(&name);
+            }
         }
+        let _ = probe::system_v(key(), 1 << 20);
+        make_groups(&look.tag);
+        Self { alive }
     }
 
     pub fn remove(&mut self, look: &Look) {
-        if let Some(objects) = self.system_v.take() {
-            objects.remove();
-        }
-        for key in self.keys.drain(..) {
-            let _ = probe::unlink_user_key(key);
-        }
-        for dir in self.groups.drain(..).rev() {
-            let _ = fs::remove_dir(dir);
-        }
-        for name in queue_names(look) {
-            let _ = mq_unlink(name.as_str());
-        }
-        let _ = fs::remove_dir_all(Path::new("/tmp").join(format!("{}.d", look.tag)));
-        let _ = fs::remove_dir(Path::new("/run").join(&look.tag));
-        for path in large(look) {
-            let _ = fs::remove_file(path);
-        }
-        for end in ["sock", "lock"] {
-            let _ = fs::remove_file(Path::new("/tmp").join(format!("{}.{end}", look.tag)));
-        }
+        dead::remove(&look.tag, &kept());
         forget_pages(look);
+        self.alive = None;
     }
+}
+
+fn kept() -> Kept {
+    Kept { home: home(), key: key() }
+}
+
+/// The process's number: nobody else makes a key of it at this moment.
+fn key() -> i32 {
+    0x4456_0000 | (std::process::id() as i32 & 0xffff)
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from)
+}
+
+/// Every file and directory that a neighbour makes.
+pub fn files(tag: &str, home: Option<&Path>) -> Vec<PathBuf> {
+    let in_tmp = ["d", "sock", "lock"].map(|end| Path::new("/tmp").join(format!("{tag}.{end}")));
+    let mut all = large(tag, home);
+    all.extend(in_tmp);
+    all.push(Path::new("/run").join(tag));
+    all
 }
 
 /// One file on each file system that a user writes to.
-fn large(look: &Look) -> Vec<PathBuf> {
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let dirs = ["/tmp", "/var/tmp", "/dev/shm"].map(PathBuf::from).into_iter().chain(home);
-    dirs.map(|dir| dir.join(format!("{}.large", look.tag))).collect()
+fn large(tag: &str, home: Option<&Path>) -> Vec<PathBuf> {
+    let dirs = ["/tmp", "/var/tmp", "/dev/shm"].map(Path::new).into_iter().chain(home);
+    dirs.map(|dir| dir.join(format!("{tag}.large"))).collect()
+}
+
+/// Where its control groups may be.
+pub fn group_places(tag: &str) -> [PathBuf; 2] {
+    ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .map(|top| Path::new(top).join(format!("denovo-{tag}")))
 }
 
 /// Control groups, where this user may make some.
-fn groups(tag: &str) -> Vec<PathBuf> {
-    let mut made = Vec::new();
-    for top in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"] {
-        let dir = Path::new(top).join(format!("denovo-{tag}"));
-        if Path::new(top).join("cgroup.procs").exists() && fs::create_dir(&dir).is_ok() {
-            made.push(dir.clone());
-            let below = (0..12).map(|number| dir.join(number.to_string()));
-            made.extend(below.filter(|dir| fs::create_dir(dir).is_ok()));
+fn make_groups(tag: &str) {
+    for dir in group_places(tag) {
+        let is_v2 = dir.parent().is_some_and(|top| top.join("cgroup.procs").exists());
+        if is_v2 && fs::create_dir(&dir).is_ok() {
+            for number in 0..12 {
+                let _ = fs::create_dir(dir.join(number.to_string()));
+            }
             break;
         }
     }
-    made
 }
 
 /// Writes to the disk, reads the distribution's files.

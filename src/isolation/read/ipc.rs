@@ -25,7 +25,8 @@ pub const CHANNELS: &[Channel] = &[
     .within(2.0)
     .level(10.0),
     Channel::new("keyring_u", "keyctl @u", "keys kept after job", |_| {
-        probe::user_keys().ok().map(Reading::List)
+        let all = probe::user_keys().ok()?;
+        Some(Reading::List(all.into_iter().map(|(_, text)| text).collect()))
     })
     .marked(),
     Channel::new("pts", "/dev/pts", "terminals", |_| {

@@ -84,13 +84,13 @@ pub fn pages_in_memory(file: impl AsFd) -> Result<u64, Errno> {
     Ok(found[0])
 }
 
-/// The descriptions of the keys in the caller's user keyring
+/// The keys in the caller's user keyring with their descriptions
 /// (keyctl(2) `KEYCTL_READ`, `KEYCTL_DESCRIBE`), each
 /// `TYPE;UID;GID;PERMISSIONS;NAME`.
 ///
 /// # Errors
 /// As keyctl(2).
-pub fn user_keys() -> Result<Vec<String>, Errno> {
+pub fn user_keys() -> Result<Vec<(i32, String)>, Errno> {
     const READ: u32 = 11;
     let mut ids = vec![0i32; 4096];
     let bytes = ids.len() * size_of::<i32>();
@@ -98,7 +98,7 @@ pub fn user_keys() -> Result<Vec<String>, Errno> {
     let rc =
         unsafe { libc::syscall(libc::SYS_keyctl, READ, USER_KEYRING, ids.as_mut_ptr(), bytes) };
     ids.truncate(Errno::result(rc)? as usize / size_of::<i32>());
-    Ok(ids.iter().filter_map(|id| describe_key(*id).ok()).collect())
+    Ok(ids.iter().filter_map(|id| Some((*id, describe_key(*id).ok()?))).collect())
 }
 
 /// `KEY_SPEC_USER_KEYRING`
@@ -175,35 +175,17 @@ pub fn block_signal(signal: i32) {
     }
 }
 
-/// One object of each System V kind, known by one key (sysvipc(7)).
-#[derive(Debug)]
-pub struct SystemV {
-    shm: i32,
-    sem: i32,
-    msg: i32,
-}
-
-/// Makes a segment of `bytes`, a set of one semaphore and a queue.
+/// Makes one object of each System V kind, known by one key (sysvipc(7)): a
+/// segment of `bytes`, a set of one semaphore and a queue.
 ///
 /// # Errors
 /// As shmget(2), semget(2), msgget(2).
-pub fn system_v(key: i32, bytes: usize) -> Result<SystemV, Errno> {
+pub fn system_v(key: i32, bytes: usize) -> Result<(), Errno> {
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
     // SAFETY: no pointers.
-    let shm = Errno::result(unsafe { libc::shmget(key, bytes, flags) })?;
+    Errno::result(unsafe { libc::shmget(key, bytes, flags) })?;
     // SAFETY: no pointers.
-    let sem = Errno::result(unsafe { libc::semget(key, 1, flags) }).unwrap_or(-1);
+    Errno::result(unsafe { libc::semget(key, 1, flags) })?;
     // SAFETY: no pointers.
-    let msg = Errno::result(unsafe { libc::msgget(key, flags) }).unwrap_or(-1);
-    Ok(SystemV { shm, sem, msg })
-}
-
-impl SystemV {
-    /// Removes all three.
-    pub fn remove(&self) {
-        // What could not be made has the id -1, which is refused.
-        let _ = left::shm_remove(self.shm);
-        let _ = left::sem_remove(self.sem);
-        let _ = left::msg_remove(self.msg);
-    }
+    Errno::result(unsafe { libc::msgget(key, flags) }).map(drop)
 }
