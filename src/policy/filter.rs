@@ -25,12 +25,51 @@ const fn argument(index: u32) -> u32 {
     16 + 8 * index
 }
 
-/// `AUDIT_ARCH_*` of linux/audit.h. A call through another table, such as
-/// that of 32-bit programs, is let through.
+/// The calls of this list in one table of the kernel's, by number. A program of
+/// 64 bits reaches the table of 32-bit ones as well (`int 0x80`).
+struct Table {
+    /// `AUDIT_ARCH_*` of linux/audit.h.
+    architecture: u32,
+    sysinfo: u32,
+    statx: u32,
+    name_to_handle_at: u32,
+    socket: u32,
+    getsockopt: u32,
+}
+
+const NATIVE: Table = Table {
+    #[cfg(target_arch = "x86_64")]
+    architecture: 0xc000_003e,
+    #[cfg(target_arch = "aarch64")]
+    architecture: 0xc000_00b7,
+    sysinfo: libc::SYS_sysinfo as u32,
+    statx: libc::SYS_statx as u32,
+    name_to_handle_at: libc::SYS_name_to_handle_at as u32,
+    socket: libc::SYS_socket as u32,
+    getsockopt: libc::SYS_getsockopt as u32,
+};
+
+/// arch/x86/entry/syscalls/syscall_32.tbl. There socketcall(2) leads to sockets
+/// too; its arguments lie in memory, where a filter cannot look.
 #[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 0xc000_003e;
+const COMPAT: Table = Table {
+    architecture: 0x4000_0003,
+    sysinfo: 116,
+    statx: 383,
+    name_to_handle_at: 341,
+    socket: 359,
+    getsockopt: 365,
+};
+/// arch/arm/tools/syscall.tbl.
 #[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 0xc000_00b7;
+const COMPAT: Table = Table {
+    architecture: 0x4000_0028,
+    sysinfo: 116,
+    statx: 397,
+    name_to_handle_at: 370,
+    socket: 281,
+    getsockopt: 295,
+};
 
 const ALLOW: u32 = 0x7fff_0000;
 const NOTIFY: u32 = 0x7fc0_0000;
@@ -55,48 +94,36 @@ const AF_VSOCK: u32 = 40;
 const SO_NETNS_COOKIE: u32 = 71;
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 const AT_HANDLE_MNT_ID_UNIQUE: u32 = 1;
-const SYS_CACHESTAT: i64 = 451;
-const SYS_STATMOUNT: i64 = 457;
-const SYS_LISTMOUNT: i64 = 458;
+/// The same in every table.
+const SYS_CACHESTAT: u32 = 451;
+const SYS_STATMOUNT: u32 = 457;
+const SYS_LISTMOUNT: u32 = 458;
 
 /// What is refused: as a kernel does that does not have it.
-fn refused() -> Vec<(i64, Option<When>, i32)> {
-    vec![
+fn refused(table: &Table) -> [(u32, Option<When>, i32); 7] {
+    [
         // What others have read of a file.
         (SYS_CACHESTAT, None, libc::ENOSYS),
         // Mounts since the boot.
         (SYS_STATMOUNT, None, libc::ENOSYS),
         (SYS_LISTMOUNT, None, libc::ENOSYS),
-        (libc::SYS_statx, Some(When::Has(3, STATX_MNT_ID_UNIQUE)), libc::ENOSYS),
-        (libc::SYS_name_to_handle_at, Some(When::Has(4, AT_HANDLE_MNT_ID_UNIQUE)), libc::EINVAL),
+        (table.statx, Some(When::Has(3, STATX_MNT_ID_UNIQUE)), libc::ENOSYS),
+        (table.name_to_handle_at, Some(When::Has(4, AT_HANDLE_MNT_ID_UNIQUE)), libc::EINVAL),
         // The one way between virtual machines that no namespace separates.
-        (libc::SYS_socket, Some(When::Is(0, AF_VSOCK)), libc::EAFNOSUPPORT),
+        (table.socket, Some(When::Is(0, AF_VSOCK)), libc::EAFNOSUPPORT),
         // Network namespaces since the boot.
-        (libc::SYS_getsockopt, Some(When::Is(2, SO_NETNS_COOKIE)), libc::ENOPROTOOPT),
+        (table.getsockopt, Some(When::Is(2, SO_NETNS_COOKIE)), libc::ENOPROTOOPT),
     ]
 }
 
 /// The filter of a job's processes. `answered`: somebody answers sysinfo(2)
 /// with the job's own share; `kernel`: major and minor version.
 pub fn of_a_job(answered: bool, kernel: (u32, u32)) -> Seccomp {
-    let mut all = vec![load(ARCHITECTURE), equal(NATIVE, 1, 0), give(ALLOW), load(NUMBER)];
-    if answered {
-        all.extend([equal(libc::SYS_sysinfo as u32, 0, 1), give(NOTIFY)]);
-    }
-    for (call, when, errno) in refused() {
-        let body = match when {
-            None => vec![give(refuse(errno))],
-            Some(When::Is(index, value)) => {
-                vec![load(argument(index)), equal(value, 0, 1), give(refuse(errno)), give(ALLOW)]
-            }
-            Some(When::Has(index, bits)) => {
-                vec![load(argument(index)), any(bits, 0, 1), give(refuse(errno)), give(ALLOW)]
-            }
-        };
-        all.push(equal(call as u32, 0, body.len() as u8));
-        all.extend(body);
-    }
-    all.push(give(ALLOW));
+    let (native, compat) = (rules(&NATIVE, answered), rules(&COMPAT, answered));
+    let mut all = vec![load(ARCHITECTURE), equal(NATIVE.architecture, 0, native.len() as u8)];
+    all.extend(native);
+    all.extend([equal(COMPAT.architecture, 1, 0), give(ALLOW)]);
+    all.extend(compat);
     let mut flags = SPEC_ALLOW;
     if answered {
         flags |= NEW_LISTENER;
@@ -106,6 +133,29 @@ pub fn of_a_job(answered: bool, kernel: (u32, u32)) -> Seccomp {
     }
     let summary = if answered { "of a job, sysinfo(2) answered" } else { "of a job" };
     Seccomp { program: bytes(&all), flags, summary: summary.to_owned(), listener: None }
+}
+
+/// What becomes of a call of this table.
+fn rules(table: &Table, answered: bool) -> Vec<Instruction> {
+    let mut all = vec![load(NUMBER)];
+    if answered {
+        all.extend([equal(table.sysinfo, 0, 1), give(NOTIFY)]);
+    }
+    for (call, when, errno) in refused(table) {
+        let body = match when {
+            None => vec![give(refuse(errno))],
+            Some(When::Is(index, value)) => {
+                vec![load(argument(index)), equal(value, 0, 1), give(refuse(errno)), give(ALLOW)]
+            }
+            Some(When::Has(index, bits)) => {
+                vec![load(argument(index)), any(bits, 0, 1), give(refuse(errno)), give(ALLOW)]
+            }
+        };
+        all.push(equal(call, 0, body.len() as u8));
+        all.extend(body);
+    }
+    all.push(give(ALLOW));
+    all
 }
 
 const fn load(offset: u32) -> Instruction {
@@ -167,30 +217,39 @@ mod tests {
     }
 
     #[test]
-    fn only_what_tells_of_others_is_refused() {
+    fn only_what_tells_of_others_is_refused_in_either_table() {
         let program = of_a_job(true, (6, 1)).program;
-        let of = |number, arguments| run(&program, NATIVE, number, arguments);
-        assert_eq!(of(libc::SYS_getppid, [0; 6]), ALLOW);
-        assert_eq!(of(libc::SYS_sysinfo, [0; 6]), NOTIFY);
-        assert_eq!(of(SYS_CACHESTAT, [0; 6]), refuse(libc::ENOSYS));
-        assert_eq!(of(libc::SYS_socket, [40, 1, 0, 0, 0, 0]), refuse(libc::EAFNOSUPPORT));
-        assert_eq!(of(libc::SYS_socket, [2, 1, 0, 0, 0, 0]), ALLOW);
-        assert_eq!(of(libc::SYS_getsockopt, [3, 1, 71, 0, 0, 0]), refuse(libc::ENOPROTOOPT));
-        assert_eq!(of(libc::SYS_getsockopt, [3, 1, 4, 0, 0, 0]), ALLOW);
-        assert_eq!(of(libc::SYS_statx, [0, 0, 0, 0x47ff, 0, 0]), refuse(libc::ENOSYS));
-        assert_eq!(of(libc::SYS_statx, [0, 0, 0, 0x17ff, 0, 0]), ALLOW);
+        for table in [NATIVE, COMPAT] {
+            let of = |number: u32, arguments| {
+                run(&program, table.architecture, i64::from(number), arguments)
+            };
+            assert_eq!(of(20, [0; 6]), ALLOW);
+            assert_eq!(of(table.sysinfo, [0; 6]), NOTIFY);
+            assert_eq!(of(SYS_CACHESTAT, [0; 6]), refuse(libc::ENOSYS));
+            assert_eq!(of(SYS_LISTMOUNT, [0; 6]), refuse(libc::ENOSYS));
+            assert_eq!(of(table.socket, [40, 1, 0, 0, 0, 0]), refuse(libc::EAFNOSUPPORT));
+            assert_eq!(of(table.socket, [2, 1, 0, 0, 0, 0]), ALLOW);
+            assert_eq!(of(table.getsockopt, [3, 1, 71, 0, 0, 0]), refuse(libc::ENOPROTOOPT));
+            assert_eq!(of(table.getsockopt, [3, 1, 4, 0, 0, 0]), ALLOW);
+            assert_eq!(of(table.statx, [0, 0, 0, 0x47ff, 0, 0]), refuse(libc::ENOSYS));
+            assert_eq!(of(table.statx, [0, 0, 0, 0x17ff, 0, 0]), ALLOW);
+            assert_eq!(of(table.name_to_handle_at, [0, 0, 0, 0, 1, 0]), refuse(libc::EINVAL));
+        }
     }
 
     #[test]
-    fn another_table_of_calls_is_let_through() {
+    fn a_third_table_of_calls_is_let_through() {
         let program = of_a_job(true, (6, 1)).program;
-        assert_eq!(run(&program, 0x4000_0003, SYS_CACHESTAT, [0; 6]), ALLOW);
+        assert_eq!(run(&program, 0x1234, i64::from(SYS_CACHESTAT), [0; 6]), ALLOW);
     }
 
     #[test]
     fn sysinfo_is_the_kernels_where_nobody_answers() {
         let filter = of_a_job(false, (6, 1));
-        assert_eq!(run(&filter.program, NATIVE, libc::SYS_sysinfo, [0; 6]), ALLOW);
+        for table in [NATIVE, COMPAT] {
+            let number = i64::from(table.sysinfo);
+            assert_eq!(run(&filter.program, table.architecture, number, [0; 6]), ALLOW);
+        }
         assert_eq!(filter.flags & NEW_LISTENER, 0);
     }
 }

@@ -4,7 +4,7 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use libseccomp::{ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags, notify_id_valid};
+use libseccomp::{ScmpArch, ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags, notify_id_valid};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::unistd::Pid;
@@ -28,14 +28,17 @@ pub struct SystemInfo {
 }
 
 impl SystemInfo {
+    fn load(&self, index: usize) -> u64 {
+        (self.loads[index] * 65536.0) as u64
+    }
+
     /// `struct sysinfo` of linux/sysinfo.h on 64-bit machines.
     fn bytes(&self) -> [u8; 112] {
-        let load = |index: usize| (self.loads[index] * 65536.0) as u64;
         let words = [
             self.uptime,
-            load(0),
-            load(1),
-            load(2),
+            self.load(0),
+            self.load(1),
+            self.load(2),
             self.total,
             self.free,
             self.shared,
@@ -52,6 +55,33 @@ impl SystemInfo {
         bytes[80..82].copy_from_slice(&tasks.to_ne_bytes());
         // High memory is none; the unit is one byte.
         bytes[104..108].copy_from_slice(&1u32.to_ne_bytes());
+        bytes
+    }
+
+    /// The same for a program of 32 bits, which is told of memory in pages
+    /// where bytes would be too many (kernel/sys.c, `compat_sysinfo`).
+    fn compat_bytes(&self) -> [u8; 64] {
+        let fits = u32::try_from(self.total.max(self.swap)).is_ok();
+        let unit = if fits { 1 } else { sys::page_size() };
+        let words = [
+            self.uptime,
+            self.load(0),
+            self.load(1),
+            self.load(2),
+            self.total / unit,
+            self.free / unit,
+            self.shared / unit,
+            0,
+            self.swap / unit,
+            self.swap_free / unit,
+        ];
+        let mut bytes = [0; 64];
+        for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&u32::try_from(word).unwrap_or(u32::MAX).to_ne_bytes());
+        }
+        let tasks = u16::try_from(self.tasks).unwrap_or(u16::MAX);
+        bytes[40..42].copy_from_slice(&tasks.to_ne_bytes());
+        bytes[52..56].copy_from_slice(&(unit as u32).to_ne_bytes());
         bytes
     }
 }
@@ -100,7 +130,10 @@ pub fn answer(tree: &'static Tree, from: &OwnedFd) {
 fn one(tree: &'static Tree, listener: &OwnedFd) {
     let fd = listener.as_raw_fd();
     let Ok(request) = ScmpNotifReq::receive(fd) else { return };
-    let bytes = tree.system_info().bytes();
+    let info = tree.system_info();
+    let (native, compat) = (info.bytes(), info.compat_bytes());
+    let of_32_bits = matches!(request.data.arch, ScmpArch::X86 | ScmpArch::Arm);
+    let bytes: &[u8] = if of_32_bits { &compat } else { &native };
     let base = request.data.args[0] as usize;
     let remote = [RemoteIoVec { base, len: bytes.len() }];
     // The pid may be another process's by now, unless the call still waits.
@@ -108,7 +141,7 @@ fn one(tree: &'static Tree, listener: &OwnedFd) {
         return;
     }
     let pid = Pid::from_raw(request.pid.cast_signed());
-    let written = process_vm_writev(pid, &[IoSlice::new(&bytes)], &remote);
+    let written = process_vm_writev(pid, &[IoSlice::new(bytes)], &remote);
     let none = ScmpNotifRespFlags::empty();
     let answer = match written {
         Ok(count) if count == bytes.len() => ScmpNotifResp::new_val(request.id, 0, none),
@@ -131,5 +164,14 @@ mod tests {
         assert_eq!(std::mem::offset_of!(libc::sysinfo, procs), 80);
         assert_eq!(std::mem::offset_of!(libc::sysinfo, mem_unit), 104);
         assert_eq!(bytes[80], 3);
+        let large = SystemInfo { total: 24 << 30, free: 8 << 30, ..info };
+        for (info, total, unit) in
+            [(SystemInfo { total: 512 << 20, ..info }, 512 << 20, 1), (large, 24 << 18, 4096)]
+        {
+            let bytes = info.compat_bytes();
+            let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+            assert_eq!((word(0), word(4), word(16), word(52)), (7, 98304, total, unit));
+            assert_eq!(bytes[40], 3);
+        }
     }
 }
