@@ -197,6 +197,62 @@ echo locks $(wc -c </proc/locks) slab $(cat /proc/slabinfo 2>/dev/null | wc -c) 
     }
 }
 
+/// A program of 64 bits reaches the kernel's calls for 32-bit ones too.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_table_of_32_bit_calls_tells_no_more() {
+    let test = "the_table_of_32_bit_calls_tells_no_more";
+    let Some(place) = place(test, Some("memory")) else { return };
+    let source = r#"
+        #include <stdio.h>
+        #include <sys/mman.h>
+        static long call(long n, long a, long b, long c) {
+            long r;
+            __asm__ volatile("int $0x80" : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c) : "memory");
+            return (int)r;
+        }
+        int main(void) {
+            int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT;
+            unsigned *info = mmap(0, 4096, PROT_READ | PROT_WRITE, flags, -1, 0);
+            printf("called %ld\n", call(116, (long)info, 0, 0));
+            printf("total %lu\n", (unsigned long)info[4] * info[13] >> 20);
+            printf("vsock %ld\ncachestat %ld\n", call(359, 40, 1, 0), call(451, 0, 0, 0));
+            return 0;
+        }"#;
+    fs::write(place.home().join("calls.c"), source).unwrap();
+    let mut compiler = place.program("gcc");
+    compiler.args(["-o", "calls", "calls.c"]);
+    place.finish(compiler).expect(0, "gcc");
+    let bare = place.finish(place.program(place.home().join("calls").to_str().unwrap()));
+    if bare.code() != 0 || !bare.out.contains("called 0\n") {
+        return skip(test, "this kernel runs no 32-bit calls");
+    }
+    let seen = place.see(&["--memory", "128M"], "./calls");
+    // EAFNOSUPPORT, ENOSYS.
+    assert_eq!(seen, "called 0\ntotal 128\nvsock -97\ncachestat -38");
+}
+
+/// A devtmpfs has the node's memory in its options; the counters of
+/// transparent huge pages go with what others do.
+#[test]
+fn no_mount_tells_how_large_the_node_is_or_what_it_does() {
+    let test = "no_mount_tells_how_large_the_node_is_or_what_it_does";
+    let Some(place) = Place::root(test) else { return };
+    let script = "
+        echo devtmpfs $(grep -c ' - devtmpfs ' /proc/self/mountinfo)
+        echo masked $(wc -c </proc/locks) $(cat /proc/slabinfo | wc -c)
+        cd /sys/kernel/mm/transparent_hugepage
+        echo counts $(find . -path '*stats*' -o -path '*khugepaged*' | wc -l)
+        echo enabled $(cat enabled hpage_pmd_size)";
+    let seen = place.see(&[], script);
+    assert_eq!((value(&seen, "devtmpfs"), value(&seen, "masked")), ("0", "0 0"), "{seen}");
+    assert_eq!(value(&seen, "counts"), "0", "{seen}");
+    let of_node =
+        |name| fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}")).unwrap();
+    let expected = format!("{} {}", of_node("enabled").trim(), of_node("hpage_pmd_size").trim());
+    assert_eq!(value(&seen, "enabled"), expected, "{seen}");
+}
+
 #[test]
 fn below_another_listener_a_job_goes_without_an_answer_of_its_own() {
     let test = "below_another_listener_a_job_goes_without_an_answer_of_its_own";

@@ -47,12 +47,18 @@ impl Child<'_> {
         sys::attach(tree.as_fd(), target.as_fd()).named("move_mount of a mask")
     }
 
-    /// The node's own null device, opened once and checked: a root could
-    /// have put anything at its /dev/null (CVE-2025-31133).
+    /// A null device, opened once: the container's own, whose file system says
+    /// nothing of the node (a devtmpfs names its size), else the node's. It is
+    /// checked, since a root could have anything at its /dev/null (CVE-2025-31133).
     fn null_tree(&mut self) -> Result<OwnedFd, Fault> {
         if self.null.is_none() {
-            let null = super::open_path(c"/dev/null")?;
-            if !files::is_device(null.as_fd(), libc::S_IFCHR, 1, 3) {
+            let is_null = |fd: &OwnedFd| files::is_device(fd.as_fd(), libc::S_IFCHR, 1, 3);
+            let own = self.open_in_root(c"/dev/null", libc::O_PATH | libc::O_NOFOLLOW, 0);
+            let null = match own.ok().filter(is_null) {
+                Some(own) => own,
+                None => super::open_path(c"/dev/null")?,
+            };
+            if !is_null(&null) {
                 return Err(Fault { call: "check of /dev/null", errno: Errno::ENODEV });
             }
             self.null = Some(null);

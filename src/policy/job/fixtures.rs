@@ -217,7 +217,14 @@ fn kernel_views(case: &Case<'_>, all: &mut Vec<Fixture>) {
     // An allow-list in place of sysfs: the topology that hwloc and OpenMP
     // read, and the network's where the network is the node's.
     all.push(new("tmpfs", "/sys", plain, "mode=755,size=64k"));
-    let mut shown = vec!["/sys/kernel/mm/hugepages", "/sys/kernel/mm/transparent_hugepage"];
+    // Beside these, transparent_hugepage counts what the whole node does.
+    let mut shown = vec![
+        "/sys/kernel/mm/hugepages",
+        "/sys/kernel/mm/transparent_hugepage/defrag",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+        "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
+        "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
+    ];
     if !case.views {
         shown.push("/sys/devices/system");
     }
