@@ -152,8 +152,10 @@ fn from_node(path: &[&str], allowed: &Allowed) -> Option<What> {
     }))
 }
 
+/// Of a name as the kernel writes it: `cpu07` is none.
 fn numbered(name: &str, kind: &str) -> Option<u32> {
-    name.strip_prefix(kind)?.parse().ok()
+    let digits = name.strip_prefix(kind)?;
+    digits.parse().ok().filter(|number: &u32| number.to_string() == digits)
 }
 
 fn node_numbers() -> Vec<u32> {
@@ -222,6 +224,8 @@ mod tests {
         assert_eq!(what(&["cpu", "online"], &allowed), Some(What::Fixed("0\n".into())));
         assert_eq!(what(&["cpu", "cpu0"], &allowed), Some(What::Directory));
         assert_eq!(what(&["cpu", "cpu1"], &allowed), None);
+        assert_eq!(what(&["cpu", "cpu00"], &allowed), None);
+        assert_eq!(what(&["cpu", "cpu+0"], &allowed), None);
         assert_eq!(what(&["cpu", "cpu1", "topology", "core_id"], &allowed), None);
         assert_eq!(what(&["cpu", "cpu0", "cpuidle"], &allowed), None);
         assert_eq!(what(&["memory"], &allowed), None);
