@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::Context;
 use super::say::out;
 use crate::problem::Problem;
-use crate::record::receipt::{Flaw, Key, Public, verify};
+use crate::record::receipt::{Flaw, Key, Public, Verified, verify};
 use crate::request::site;
 use crate::supervise::container::Refusal;
 
@@ -74,6 +74,13 @@ fn verified(args: &Verify) -> Result<i32, Refusal> {
     };
     let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir };
     let seen = verify(&dir, key.as_ref())?;
+    let strange = |file: &str| !seen.files.iter().any(|seen| seen == file);
+    if let Some(file) = file.map(|f| f.to_string_lossy()).filter(|f| strange(f))
+        && seen.flaw.is_none()
+    {
+        let why = format!("{file}: is no receipt of the chain in {}", dir.display());
+        return Err(Problem::user(why).hint("those are called ID.SECOND.json").into());
+    }
     if args.json {
         let text = serde_json::to_string_pretty(&seen).map_err(|e| Problem::ours(e.to_string()))?;
         out(format_args!("{text}"));
@@ -82,10 +89,16 @@ fn verified(args: &Verify) -> Result<i32, Refusal> {
     if let Some(flaw) = &seen.flaw {
         return Err(refused(flaw));
     }
+    tell(&seen, file.map(|f| f.to_string_lossy()).as_deref());
+    Ok(0)
+}
+
+/// That nothing is wrong, and how far that was looked at.
+fn tell(seen: &Verified, file: Option<&str>) {
     let signed = if seen.signed { "signed" } else { "no signature checked" };
     let (first, last) = (seen.first, seen.last);
     if let Some(file) = file {
-        out(format_args!("{}: as it was written, {signed}", file.to_string_lossy()));
+        out(format_args!("{file}: as it was written, {signed}"));
     } else if seen.chained == 0 {
         out(format_args!("no receipts in a chain"));
     } else {
@@ -100,7 +113,6 @@ fn verified(args: &Verify) -> Result<i32, Refusal> {
     if seen.last > 0 {
         out(format_args!("the last is {last}, sha256 {}", seen.digest));
     }
-    Ok(0)
 }
 
 fn refused(flaw: &Flaw) -> Refusal {

@@ -11,7 +11,7 @@ use super::chain::{BEFORE, HEAD, Head, Signature, digest, is_receipt, unsigned};
 use super::{Public, Receipt, Receipts, text};
 use crate::problem::Problem;
 
-/// The first thing that is wrong.
+/// What is wrong: of several, the newest.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase", tag = "flaw")]
 pub enum Flaw {
@@ -51,6 +51,9 @@ pub struct Verified {
     /// Whether signatures were checked.
     pub signed: bool,
     pub flaw: Option<Flaw>,
+    /// Names of the receipts that are as they were written.
+    #[serde(skip)]
+    pub files: Vec<String>,
 }
 
 /// One receipt, without its text: all of them may be large.
@@ -65,6 +68,16 @@ impl Found {
         let text = text?;
         let receipt = serde_json::from_slice(&text).map_err(|_| "it is no receipt".to_owned())?;
         Ok(Self { file: file.to_owned(), digest: digest(&text), receipt })
+    }
+
+    /// Whether the file is called as its receipt was. Two receipts of one user's
+    /// could have changed places.
+    fn has_its_name(&self) -> bool {
+        let (id, started) = (&self.receipt.id, self.receipt.time.started);
+        let second = self.file.strip_prefix(id.as_str()).and_then(|rest| rest.strip_prefix('.'));
+        let second = second.and_then(|rest| rest.strip_suffix(".json")?.parse::<u64>().ok());
+        // Later where that name was taken.
+        second.is_some_and(|second| second >= started)
     }
 }
 
@@ -114,16 +127,12 @@ fn check(
     key: Option<&Public>,
     seen: &mut Verified,
 ) -> Result<(), Flaw> {
-    let (mut chained, mut loose) = (BTreeMap::<u64, Found>::new(), Vec::new());
+    let (mut chained, mut loose) = (BTreeMap::<u64, Vec<Found>>::new(), Vec::new());
     for found in all {
         let found = found?;
         match found.receipt.chain.as_ref().map(|link| link.sequence) {
             None => loose.push(found),
-            Some(n) if chained.contains_key(&n) => {
-                let why = format!("{} is number {n} already", chained[&n].file);
-                return Err(Flaw::Added { file: found.file, why });
-            }
-            Some(n) => drop(chained.insert(n, found)),
+            Some(n) => chained.entry(n).or_default().push(found),
         }
     }
     seen.unchained = loose.len();
@@ -139,48 +148,70 @@ fn check(
         return Err(Flaw::Head { why: "is not signed by this key".to_owned() });
     }
     from_before(receipts, &head, &loose)?;
+    seen.files = loose.into_iter().map(|found| found.file).collect();
     let signed = head.last;
     let head = receipts.adopted(head);
     (seen.first, seen.last, seen.digest) = (head.first, head.last, head.digest.clone());
     // Pruning was cut off after the head said so.
-    let kept: BTreeMap<u64, Found> = chained.split_off(&head.first);
-    in_chain(&head, &kept, key.map(|key| (key, signed)))?;
+    let kept = in_chain(&head, chained.split_off(&head.first), key.map(|key| (key, signed)))?;
     seen.chained = kept.len();
+    seen.files.extend(kept);
     Ok(())
 }
 
+/// From the newest back: the head has its digest, and each that is found right
+/// has that of the one before, so that nobody is blamed for what another's
+/// receipt says of it. Gives the names of the files.
+///
 /// A receipt from before the site had a key is covered by the digest in a head
 /// that is signed, up to the number given with the key.
 fn in_chain(
     head: &Head,
-    kept: &BTreeMap<u64, Found>,
+    mut kept: BTreeMap<u64, Vec<Found>>,
     key: Option<(&Public, u64)>,
-) -> Result<(), Flaw> {
-    for sequence in head.first..=head.last {
-        let Some(found) = kept.get(&sequence) else { return Err(Flaw::Removed { sequence }) };
-        let changed = |why: &str| Flaw::Changed { file: found.file.clone(), why: why.to_owned() };
-        let after = match kept.get(&(sequence + 1)) {
-            _ if sequence == head.last => &head.digest,
-            None => return Err(Flaw::Removed { sequence: sequence + 1 }),
-            Some(next) => next.receipt.chain.as_ref().map_or(&head.digest, |link| &link.previous),
-        };
-        if found.digest != *after {
-            return Err(changed("its digest is not the one that was noted"));
+) -> Result<Vec<String>, Flaw> {
+    if let Some(found) = kept.range(head.last + 1..).flat_map(|(_, all)| all).next() {
+        let why = format!("the chain ends at {}", head.last);
+        return Err(Flaw::Added { file: found.file.clone(), why });
+    }
+    let mut expected = head.digest.clone();
+    let mut files = Vec::new();
+    for sequence in (head.first..=head.last).rev() {
+        let found = one_of(sequence, kept.remove(&sequence).unwrap_or_default(), &expected)?;
+        let changed = |why: String| Flaw::Changed { file: found.file.clone(), why };
+        if !found.has_its_name() {
+            return Err(changed(format!("it is one of {}", found.receipt.id)));
         }
         let signature = found.receipt.signature.as_ref();
         if let Some((key, covered)) = key
             && (signature.is_some() || sequence > covered)
             && !is_signed(key, signature, &unsigned(&found.receipt).unwrap_or_default())
         {
-            return Err(changed("it is not signed by this key"));
+            return Err(changed("it is not signed by this key".to_owned()));
         }
+        expected = found.receipt.chain.map(|link| link.previous).unwrap_or_default();
+        files.push(found.file);
     }
-    match kept.range(head.last + 1..).next() {
-        Some((_, found)) => Err(Flaw::Added {
-            file: found.file.clone(),
-            why: format!("the chain ends at {}", head.last),
-        }),
-        None => Ok(()),
+    Ok(files)
+}
+
+/// The receipt of this digest among those that say they have this number.
+fn one_of(sequence: u64, all: Vec<Found>, expected: &str) -> Result<Found, Flaw> {
+    let (mut right, wrong): (Vec<_>, Vec<_>) = all.into_iter().partition(|f| f.digest == expected);
+    // A copy has another's name.
+    right.sort_by_key(|found| !found.has_its_name());
+    let mut right = right.into_iter();
+    match (right.next(), right.next().or_else(|| wrong.into_iter().next())) {
+        (Some(found), None) => Ok(found),
+        (Some(found), Some(Found { file, .. })) => {
+            let why = format!("{} is number {sequence} already", found.file);
+            Err(Flaw::Added { file, why })
+        }
+        (None, Some(Found { file, .. })) => {
+            let why = "its digest is not the one that was noted".to_owned();
+            Err(Flaw::Changed { file, why })
+        }
+        (None, None) => Err(Flaw::Removed { sequence }),
     }
 }
 
@@ -283,6 +314,38 @@ mod tests {
             fs::remove_file(dir.join("=chain.json")).unwrap();
             assert!(matches!(flaw(&dir, key), Some(Flaw::Head { .. })));
         }
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_what_anothers_receipt_says() {
+        let temporary = tempfile::tempdir().unwrap();
+        let fresh = |name: &str| {
+            let dir = temporary.path().join(name);
+            chain(&dir, None, &["a", "b", "c", "d"]);
+            dir
+        };
+        let named = |dir: &Path| match flaw(dir, None) {
+            Some(Flaw::Changed { file, .. } | Flaw::Added { file, .. }) => file,
+            other => panic!("{other:?}"),
+        };
+        let dir = fresh("previous");
+        rewrite(&dir.join("c.2.json"), |r| r.chain.as_mut().unwrap().previous.push('0'));
+        assert_eq!(named(&dir), "c.2.json");
+        let dir = fresh("number");
+        rewrite(&dir.join("c.2.json"), |r| r.chain.as_mut().unwrap().sequence = 4);
+        assert_eq!(named(&dir), "c.2.json");
+        // Sorted before the one that it is a copy of.
+        let dir = fresh("copy");
+        fs::copy(dir.join("c.2.json"), dir.join("aa.0.json")).unwrap();
+        assert_eq!(named(&dir), "aa.0.json");
+        let dir = fresh("places");
+        let of = |name: &str| fs::read(dir.join(name)).unwrap();
+        let (b, c) = (of("b.1.json"), of("c.2.json"));
+        for (name, text) in [("b.1.json", c), ("c.2.json", b)] {
+            fs::remove_file(dir.join(name)).unwrap();
+            fs::write(dir.join(name), text).unwrap();
+        }
+        assert_eq!(named(&dir), "b.1.json");
     }
 
     #[test]
