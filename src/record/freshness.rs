@@ -50,14 +50,18 @@ pub fn load(path: &Path) -> Result<Option<Baseline>, Problem> {
     }
     let mut text = Vec::new();
     file.read_to_end(&mut text).map_err(|e| wrong(e.to_string()))?;
-    let found: Baseline = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-    if found.version != 1 {
-        return Err(wrong(format!(
-            "is of form {}, which this denovo does not know",
-            found.version
-        )));
+    // First: what else is in one of another form may be anything.
+    let form: Form = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    if form.version != 1 {
+        let version = form.version;
+        return Err(wrong(format!("is of form {version}, which this denovo does not know")));
     }
-    Ok(Some(found))
+    serde_json::from_slice(&text).map(Some).map_err(|e| wrong(e.to_string()))
+}
+
+#[derive(serde::Deserialize)]
+struct Form {
+    version: u32,
 }
 
 /// Writes the baseline so that a reader sees the old or the new one, whole.
@@ -187,7 +191,12 @@ mod tests {
             let problem = load(place).unwrap_err();
             assert!(problem.message.contains(words), "{problem}");
         }
-        for (text, words) in [("", "EOF"), ("{\"version\":", "EOF"), ("{}", "missing field")] {
+        for (text, words) in [
+            ("", "EOF"),
+            ("{\"version\":", "EOF"),
+            ("{}", "missing field"),
+            ("{\"version\":2,\"at\":\"x\"}", "is of form 2"),
+        ] {
             fs::write(&path, text).unwrap();
             let problem = load(&path).unwrap_err();
             assert!(problem.message.contains(words), "{text:?}: {problem}");

@@ -149,6 +149,14 @@ fn without_a_baseline_the_node_is_dirty_and_says_what_to_do() {
     let ran = node.denovo(&["node", "audit"]).expect(1, "audit");
     assert!(ran.out.contains("baseline there is none"), "{ran:#?}");
     assert!(ran.out.contains("denovo node baseline"), "{ran:#?}");
+    // A user's directory is one thing, as with one.
+    node.as_user(node.users, "mkdir /tmp/mine && touch /tmp/mine/a /tmp/mine/b").expect(0, "leave");
+    let ran = node.denovo(&["node", "audit"]).expect(1, "audit");
+    assert!(ran.out.contains("/tmp/mine/ ") && !ran.out.contains("/tmp/mine/a"), "{ran:#?}");
+    let told = node.denovo(&["node", "baseline"]).expect(0, "baseline");
+    let expected = format!("tmp /tmp/mine/ (uid {})", node.users);
+    assert!(told.err.contains(&expected), "{told:#?}");
+    node.ok("rm -r /tmp/mine");
     node.baseline();
     node.denovo(&["node", "audit"]).expect(0, "audit");
     assert_eq!(node.ok("stat -c %a /mnt/baseline.json"), "600");
@@ -200,6 +208,8 @@ fn a_receipt_that_its_user_changes_is_found() {
         verified.out.contains("3 receipts, 1 to 3, as they were written, signed"),
         "{verified:#?}"
     );
+    let refused = node.denovo(&["receipt", "verify", "/mnt/receipts/=chain.json"]);
+    refused.refused(&["is no receipt of the chain"]);
     // Its own, and so its to change: mode 400 does not hold an owner back.
     let change = "cd /mnt/receipts; f=$(ls slurm-2.*); chmod u+w $f && sed -i.x 's/n1/n9/' $f || sed 's/n1/n9/' $f >/tmp/c && chmod u+w $f && cat /tmp/c >$f";
     node.as_user(uid, change).expect(0, "change");

@@ -33,7 +33,8 @@ fn objects(kind: Kind, text: &str) -> Vec<Thing> {
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
             let field = |name: &str| at(name).and_then(|n| fields.get(n)).copied();
-            let (id, uid) = (field(id)?.parse().ok()?, field("uid")?.parse().ok()?);
+            // Who made it: its owner is what that one says (IPC_SET of shmctl(2)).
+            let (id, uid) = (field(id)?.parse().ok()?, field("cuid")?.parse().ok()?);
             // Printed as a signed number.
             let key = field("key")?.parse::<i64>().ok()? as u32;
             let what = match kind {
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(all[0].what, "shared memory 3 of 4096 bytes, 2 attached");
         assert_eq!((all[0].owner, all[0].made), (Some(61001), Some(1_700_000_000)));
         let text = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n\
-                             0         10   600          4 61002     0 61002     0          0 1700000000\n";
+                             0         10   600          4     0     0 61002     0          0 1700000000\n";
         let all = objects(Kind::SysvSem, text);
         assert_eq!((&*all[0].key, &*all[0].what), ("0x0 61002", "set 10 of 4 semaphores"));
     }

@@ -55,19 +55,23 @@ pub fn of_ended_jobs(difference: &Difference) -> bool {
 /// # Errors
 /// It cannot be written.
 pub fn baseline(site: &Freshness, file: &Path) -> Result<(Baseline, Vec<String>), Problem> {
-    let state = read(None, site);
+    let state = read(site, true, &|_, _| true);
     let baseline = Baseline::of(&state);
-    let users = state.things.iter().filter(|t| t.owner.is_some_and(|uid| site.is_user(uid)));
-    let users = users.map(|t| format!("{} {}", t.kind.name(), t.what)).collect();
+    let theirs = |t: &Thing| {
+        let uid = t.owner.filter(|uid| site.is_user(*uid))?;
+        Some(format!("{} {} (uid {uid})", t.kind.name(), t.what))
+    };
+    let users = state.things.iter().filter_map(theirs).collect();
     record::save(file, &baseline)?;
     Ok((baseline, users))
 }
 
-fn read(baseline: Option<&Baseline>, site: &Freshness) -> NodeState {
+/// `all`: files that are expected as well.
+fn read(site: &Freshness, all: bool, known: &dyn Fn(Kind, &str) -> bool) -> NodeState {
     let (queues, connections) = (residue::see(c"mqueue"), residue::see(c"fusectl"));
     NodeState::read(&Scope {
-        known: &|kind, key| baseline.is_none_or(|b| b.knows(kind, key)),
-        all: baseline.is_none(),
+        known,
+        all,
         is_user: &|uid| site.is_user(uid),
         directories: &site.directories,
         queues: queues.as_ref().map(|seen| seen.path.clone()),
@@ -100,7 +104,11 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
     let ranges = accounts::subordinate_owners();
     let ranges = ranges.into_iter().map(|(r, uid)| (r.start, r.count, uid)).collect();
     let owners = Owners { ranges };
-    let look = || read(baseline.as_ref(), asked.site);
+    let look = || match &baseline {
+        Some(baseline) => read(asked.site, false, &|kind, key| baseline.knows(kind, key)),
+        // Groups are all looked into: those of jobs are below others.
+        None => read(asked.site, false, &|kind, _| kind == Kind::Cgroup),
+    };
     let judge = |state: &NodeState| {
         let jobs = jobs(asked, state);
         (compare(state, baseline.as_ref(), &jobs, &owners, asked.site), jobs)
