@@ -69,7 +69,8 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
         }
         Verb::Gc if context.explain => {
             context.print_plan(&[
-                "remove every environment and container whose keeper is gone".to_owned()
+                "remove every environment and container whose keeper is gone".to_owned(),
+                "remove what the neighbours of killed checks have left".to_owned(),
             ]);
             Ok(0)
         }
