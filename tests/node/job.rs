@@ -222,3 +222,19 @@ fn a_receipt_that_its_user_changes_is_found() {
     let refused = node.denovo(&["receipt", "verify"]).expect(1, "verify");
     assert!(refused.err.contains("receipt 2 was removed"), "{refused:#?}");
 }
+
+#[test]
+fn more_files_than_one_look_takes_in_are_cleaned_all_the_same() {
+    let test = "more_files_than_one_look_takes_in_are_cleaned_all_the_same";
+    let Some(node) = Node::new(test) else { return };
+    let uid = node.users;
+    node.baseline();
+    node.site("audit = true\nclean = [\"tmp\"]");
+    node.slurm("prolog", 1, uid, false).expect(0, "prolog");
+    node.as_user(uid, "cd /tmp && seq -f flat%.0f 12000 | xargs touch").expect(0, "leave");
+    node.slurm("epilog", 1, uid, false).expect(0, "epilog");
+    assert_eq!(node.ok("ls /tmp | wc -l"), "1");
+    let freshness = &node.receipt(1)["freshness"];
+    assert_eq!(freshness["after"], "cleaned");
+    assert_eq!(lines(&freshness["differences"]).len(), 12_000);
+}

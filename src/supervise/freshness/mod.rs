@@ -137,14 +137,46 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
         d.owner.is_some_and(locked) && (repair.clean)(d)
     };
     let repair = Repair { clean: &safe, ..repair };
-    let acted = put_right(&before, &jobs, &owners, repair);
+    let mut acted = put_right(&before, &jobs, &owners, repair);
     if acted.is_empty() && !repair.drop_page_cache && !repair.compact_memory {
         return Ok(before);
     }
     let cleaned = acted.iter().filter(|(_, failed)| failed.is_none()).map(|(d, _)| d);
     until_keys(&keyrings(cleaned), KEYS_CLEANED, |left| left == 0);
-    let (after, _) = judge(&look());
+    let more = Repair { clean: &safe, ..Repair::NONE };
+    let right = |audit: &Audit, jobs: &Jobs| put_right(audit, jobs, &owners, more);
+    let after = to_the_end(&mut before, &mut acted, &|| judge(&look()), &right);
     Ok(joined(before, after, acted))
+}
+
+/// How often what was behind the most that one look takes in is gone for.
+const MOST_LOOKS: usize = 20;
+
+/// Looks again, and where the look before had not seen all, puts right what
+/// comes to light, until there is no more of it.
+fn to_the_end(
+    before: &mut Audit,
+    acted: &mut Acted,
+    look: &dyn Fn() -> (Audit, Jobs),
+    put_right: &dyn Fn(&Audit, &Jobs) -> Acted,
+) -> Audit {
+    let in_part = |audit: &Audit| audit.differences.iter().any(|d| d.kind == Kind::Unseen);
+    let (mut part, (mut after, mut jobs)) = (in_part(before), look());
+    for _ in 0..MOST_LOOKS {
+        if !part {
+            break;
+        }
+        let mut more = put_right(&after, &jobs);
+        more.retain(|(d, _)| !still(before, d));
+        if more.is_empty() {
+            break;
+        }
+        before.differences.extend(more.iter().map(|(d, _)| d.clone()));
+        acted.extend(more);
+        part = in_part(&after);
+        (after, jobs) = look();
+    }
+    after
 }
 
 /// How long the keys of an environment that has just ended may take to go with
