@@ -123,9 +123,15 @@ pub fn lock(at: &Path, uid: u32) -> Result<Flock<File>, Problem> {
 
 /// The same if nobody holds it: who has one lock already must not wait for
 /// another.
-pub fn try_lock(at: &Path, uid: u32) -> Option<Flock<File>> {
-    let (file, _) = lock_file(at, uid).ok()?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
+///
+/// # Errors
+/// Why not, in words.
+pub fn try_lock(at: &Path, uid: u32) -> Result<Flock<File>, String> {
+    let (file, _) = lock_file(at, uid).map_err(|problem| problem.message)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
+        nix::errno::Errno::EWOULDBLOCK => "a prolog or epilog of its user is at work".to_owned(),
+        e => e.desc().to_owned(),
+    })
 }
 
 fn lock_file(at: &Path, uid: u32) -> Result<(File, PathBuf), Problem> {

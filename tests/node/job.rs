@@ -127,6 +127,12 @@ fn a_prolog_refuses_or_repairs_what_is_not_as_the_baseline_says() {
     node.slurm("prolog", 1, uid, false).expect(0, "prolog");
     node.as_user(uid, "echo x >/tmp/left").expect(0, "leave");
     node.slurm("epilog", 1, uid, false).expect(0, "epilog");
+    // While a prolog or epilog of that user is at work.
+    let meanwhile = format!(
+        "flock /mnt/state/freshness/{uid} /mnt/denovo --root /mnt/state node audit --clean"
+    );
+    let waits = node.shell(&meanwhile).expect(1, "audit").out;
+    assert!(waits.contains("failed     tmp /tmp/left (job slurm-1): a prolog or"), "{waits}");
     node.site("audit = true\nprolog = \"refuse\"");
     let refused = node.slurm("prolog", 2, next, false).expect(1, "prolog");
     assert!(refused.err.contains("node is dirty: tmp /tmp/left (job slurm-1)"), "{refused:#?}");

@@ -125,15 +125,18 @@ pub fn audit(asked: &Asked<'_>, repair: Repair<'_>) -> Result<Audit, Problem> {
     let chosen = before.differences.iter().filter(|d| d.user && (repair.clean)(d));
     let others: BTreeSet<u32> =
         chosen.filter_map(|d| d.owner).filter(|uid| asked.held != Some(*uid)).collect();
-    let locks: BTreeMap<u32, _> = others
-        .into_iter()
-        .filter_map(|uid| Some((uid, record::try_lock(asked.base, uid)?)))
-        .collect();
-    if !locks.is_empty() {
+    let locks: BTreeMap<u32, _> =
+        others.into_iter().map(|uid| (uid, record::try_lock(asked.base, uid))).collect();
+    if locks.values().any(Result::is_ok) {
         (before, jobs) = judge(&state);
     }
+    for difference in before.differences.iter_mut().filter(|d| d.user && (repair.clean)(d)) {
+        if let Some(Err(why)) = difference.owner.and_then(|uid| locks.get(&uid)) {
+            difference.outcome = Outcome::Failed(why.clone());
+        }
+    }
     let safe = |d: &Difference| {
-        let locked = |uid| asked.held == Some(uid) || locks.contains_key(&uid);
+        let locked = |uid| asked.held == Some(uid) || locks.get(&uid).is_some_and(Result::is_ok);
         d.owner.is_some_and(locked) && (repair.clean)(d)
     };
     let repair = Repair { clean: &safe, ..repair };
@@ -307,7 +310,8 @@ fn joined(before: Audit, after: Audit, acted: Acted) -> Audit {
             Some((_, None)) if there => Outcome::Failed("is still there".to_owned()),
             // A socket goes with its process.
             Some(_) => Outcome::Cleaned,
-            None if there => Outcome::Left,
+            // Or why it was not tried.
+            None if there => difference.outcome,
             None if difference.user && users.contains(&difference.owner) => Outcome::Cleaned,
             None => continue,
         };
