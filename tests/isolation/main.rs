@@ -305,7 +305,7 @@ fn what_a_killed_neighbour_left_goes_with_the_next_check_and_a_living_ones_stays
         let theirs = PathBuf::from("/tmp/dnv00000001.alive");
         std::os::unix::fs::symlink(&case.dir, &theirs).unwrap();
         next();
-        assert_eq!(alone.left(), [theirs.clone()], "{tag}");
+        assert_eq!(alone.left(), std::slice::from_ref(&theirs), "{tag}");
         assert_eq!(objects_of(&case, &tag), Vec::<String>::new());
         assert!(!case.dir.join(format!("{tag}.large")).exists());
         std::fs::remove_file(theirs).unwrap();

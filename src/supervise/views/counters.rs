@@ -81,7 +81,9 @@ pub fn memory_v1(files: Files<'_>) -> Memory {
     let stat = keyed(&text);
     // With the groups below: a scheduler makes one for each step.
     let get = |name: &str| stat.get(format!("total_{name}").as_str()).copied().unwrap_or_default();
-    let limit = files.limit("memory.limit_in_bytes");
+    // What those above allow counts as well.
+    let above = stat.get("hierarchical_memory_limit").copied().filter(|bytes| *bytes < 1 << 60);
+    let limit = least([files.limit("memory.limit_in_bytes"), above]);
     let both = files.limit("memory.memsw.limit_in_bytes");
     Memory {
         limit,
@@ -106,13 +108,20 @@ pub fn memory_v1(files: Files<'_>) -> Memory {
     }
 }
 
-/// Kernel document cgroup-v2, "Memory Interface Files".
-pub fn memory_v2(files: Files<'_>) -> Memory {
+fn least(limits: impl IntoIterator<Item = Option<u64>>) -> Option<u64> {
+    limits.into_iter().flatten().min()
+}
+
+/// Kernel document cgroup-v2, "Memory Interface Files"; `mount`: the top of the
+/// hierarchy.
+pub fn memory_v2(files: Files<'_>, mount: &Path) -> Memory {
     let text = files.read("memory.stat").unwrap_or_default();
     let stat = keyed(&text);
     let get = |name: &str| stat.get(name).copied().unwrap_or_default();
+    // The group's own and those above; the top has none.
+    let groups = files.dir.ancestors().take_while(|dir| dir.starts_with(mount) && *dir != mount);
     Memory {
-        limit: files.limit("memory.max"),
+        limit: least(groups.map(|dir| Files { dir, ..files }.limit("memory.max"))),
         swap_limit: files.limit("memory.swap.max"),
         used: files.number("memory.current").unwrap_or_default(),
         swap_used: files.number("memory.swap.current").unwrap_or_default(),
@@ -174,6 +183,28 @@ pub fn device_use_v2(text: &str, found: &mut HashMap<String, DeviceUse>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_least_limit_of_all_groups_above_counts() {
+        let place = tempfile::tempdir().unwrap();
+        let (top, kept) = (place.path(), Kept::default());
+        let (slice, own) = (top.join("slice"), top.join("slice/own"));
+        std::fs::create_dir_all(&own).unwrap();
+        let write = |dir: &Path, name: &str, text: &str| std::fs::write(dir.join(name), text);
+        let files = Files { kept: &kept, dir: &own };
+        write(&own, "memory.max", "max\n").unwrap();
+        assert_eq!(memory_v2(files, top).limit, None);
+        write(&slice, "memory.max", "4096\n").unwrap();
+        assert_eq!(memory_v2(files, top).limit, Some(4096));
+        assert_eq!(memory_v2(files, &slice).limit, None);
+        write(&own, "memory.max", "1024\n").unwrap();
+        assert_eq!(memory_v2(files, top).limit, Some(1024));
+        write(&own, "memory.limit_in_bytes", "9223372036854771712\n").unwrap();
+        for (above, limit) in [("9223372036854771712", None), ("8192", Some(8192))] {
+            write(&own, "memory.stat", &format!("hierarchical_memory_limit {above}\n")).unwrap();
+            assert_eq!(memory_v1(files).limit, limit);
+        }
+    }
 
     #[test]
     fn devices_by_either_version() {

@@ -131,10 +131,10 @@ impl Share {
 
     /// Where the job is counted: the environment's group, or the scheduler's
     /// for this job where that one keeps the job's processes in its own.
-    fn place(&self, group: Option<&Counted>) -> Option<(Version, PathBuf)> {
+    fn place(&self, group: Option<&Counted>) -> Option<PathBuf> {
         let group = group?;
         let path = scheduled(&self.groups(), group).unwrap_or_else(|| group.path.clone());
-        Some((group.version, group.mount.join(path)))
+        Some(group.mount.join(path))
     }
 
     /// /proc/PID/cgroup of some process of the job.
@@ -158,10 +158,6 @@ impl Share {
         Files { kept: &self.kept, dir }
     }
 
-    fn dir(&self, group: Option<&Counted>) -> Option<PathBuf> {
-        self.place(group).map(|(_, dir)| dir)
-    }
-
     /// Since the environment's start, with what its clock started at.
     pub fn uptime(&self) -> Duration {
         let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
@@ -182,7 +178,7 @@ impl Share {
     }
 
     pub fn cpu_time(&self) -> CpuTime {
-        if let Some(dir) = &self.dir(self.cpuacct.as_ref()) {
+        if let Some(dir) = &self.place(self.cpuacct.as_ref()) {
             let files = self.files(dir);
             let number = |name: &str| files.number(name).unwrap_or_default();
             let each = files.read("cpuacct.usage_percpu").unwrap_or_default();
@@ -193,7 +189,7 @@ impl Share {
             };
         }
         if let Some(text) =
-            self.dir(self.v2.as_ref()).and_then(|dir| self.files(&dir).read("cpu.stat"))
+            self.place(self.v2.as_ref()).and_then(|dir| self.files(&dir).read("cpu.stat"))
         {
             let stat = keyed(&text);
             let ns = |name| stat.get(name).copied().unwrap_or_default() * 1000;
@@ -203,9 +199,10 @@ impl Share {
     }
 
     pub fn memory(&self) -> Memory {
-        match &self.place(self.memory.as_ref()) {
-            Some((Version::V1, dir)) => memory_v1(self.files(dir)),
-            Some((Version::V2, dir)) => memory_v2(self.files(dir)),
+        let dir = self.place(self.memory.as_ref());
+        match self.memory.as_ref().zip(dir.as_ref()) {
+            Some((Counted { version: Version::V1, .. }, dir)) => memory_v1(self.files(dir)),
+            Some((group, dir)) => memory_v2(self.files(dir), &group.mount),
             None => {
                 let resident = self.tasks(false).resident;
                 let (used, anon) = (resident, resident);
@@ -238,7 +235,7 @@ impl Share {
     /// By "major:minor".
     pub fn devices(&self) -> Vec<(String, DeviceUse)> {
         let mut found: HashMap<String, DeviceUse> = HashMap::new();
-        if let Some(dir) = &self.dir(self.blkio.as_ref()) {
+        if let Some(dir) = &self.place(self.blkio.as_ref()) {
             for (file, operations) in
                 [("blkio.throttle.io_serviced", true), ("blkio.throttle.io_service_bytes", false)]
             {
@@ -249,7 +246,7 @@ impl Share {
                 );
             }
         } else if let Some(text) =
-            self.dir(self.v2.as_ref()).and_then(|dir| self.files(&dir).read("io.stat"))
+            self.place(self.v2.as_ref()).and_then(|dir| self.files(&dir).read("io.stat"))
         {
             device_use_v2(&text, &mut found);
         }
@@ -261,7 +258,7 @@ impl Share {
     /// `cpu`, `memory` or `io`: the group's own stalls (kernel document
     /// accounting/psi); nothing where the kernel does not count them for it.
     pub fn pressure(&self, what: &str) -> String {
-        let own = self.dir(self.v2.as_ref());
+        let own = self.place(self.v2.as_ref());
         let own = own.and_then(|dir| self.files(&dir).read(&format!("{what}.pressure")));
         own.unwrap_or_else(|| {
             let line = |kind| format!("{kind} avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
