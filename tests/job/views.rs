@@ -80,6 +80,36 @@ fn the_processors_are_the_jobs() {
     assert_eq!((value(&seen, "nproc"), value(&seen, "idle")), ("1", "0"), "{seen}");
 }
 
+/// An administrator may take a CPU from a job that runs.
+#[test]
+fn a_cpu_that_is_taken_away_is_no_longer_there() {
+    let test = "a_cpu_that_is_taken_away_is_no_longer_there";
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        return skip(test, "one CPU only");
+    }
+    let Some(place) = place(test, Some("cpuset")) else { return };
+    let id = place.started("shrinks", &["--cpus", "2", "--share-cpus"]);
+    let seen = |script: &str| place.ok(&["job", "exec", &id, "--", "sh", "-c", script]);
+    let script = "cat /sys/devices/system/cpu/online; nproc; grep -c ^processor /proc/cpuinfo;
+        ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l";
+    let before = seen(script);
+    assert!(before.ends_with("\n2\n2\n2"), "{before}");
+    let granted: Vec<&str> = before.lines().next().unwrap().split(['-', ',']).collect();
+    let pid = place.keepers(&id).1;
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let facts = Facts::read().unwrap();
+    let (top, prefix) = match facts.cgroups.v1_with("cpuset") {
+        Some(hierarchy) => (hierarchy.mount.clone(), "cpuset:"),
+        None => (facts.cgroups.v2.as_ref().unwrap().mount.clone(), "0::"),
+    };
+    let path = own.lines().find_map(|l| l.split_once(prefix)).unwrap_or_else(|| panic!("{own}"));
+    let own = top.join(path.1.trim_start_matches('/'));
+    let file = own.ancestors().map(|dir| dir.join("cpuset.cpus")).find(|f| f.exists()).unwrap();
+    fs::write(&file, granted[0]).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    assert_eq!(seen(script), format!("{}\n1\n1\n1", granted[0]));
+    place.ok(&["job", "end", &id]);
+}
+
 /// What people and programs look with; each reads other files and calls.
 #[test]
 fn tools_and_runtimes_see_the_jobs_share() {

@@ -13,6 +13,8 @@ pub enum What {
     Link(String),
     /// A text that stays as it is.
     Fixed(String),
+    /// Which CPUs or memory nodes are the job's, as they are at this moment.
+    List(String),
     /// Made anew for each reader.
     NodeMemory(u32),
     NodeCounters(u32),
@@ -36,7 +38,7 @@ const FREQUENCY: &[&str] = &["base_frequency", "cpuinfo_max_freq", "cpuinfo_min_
 
 /// What the job finds at `path` below /sys/devices/system; `None`: nothing.
 pub fn what(path: &[&str], allowed: &Allowed) -> Option<What> {
-    let list = |numbers: &[u32]| Some(What::Fixed(format_list(numbers) + "\n"));
+    let list = |numbers: &[u32]| Some(What::List(format_list(numbers) + "\n"));
     let none = || Some(What::Fixed("\n".to_owned()));
     match path {
         [] | ["cpu" | "node"] => {
@@ -221,7 +223,7 @@ mod tests {
     #[test]
     fn a_cpu_that_is_not_the_jobs_is_not_there() {
         let allowed = Allowed { cpus: vec![0], nodes: vec![0] };
-        assert_eq!(what(&["cpu", "online"], &allowed), Some(What::Fixed("0\n".into())));
+        assert_eq!(what(&["cpu", "online"], &allowed), Some(What::List("0\n".into())));
         assert_eq!(what(&["cpu", "cpu0"], &allowed), Some(What::Directory));
         assert_eq!(what(&["cpu", "cpu1"], &allowed), None);
         assert_eq!(what(&["cpu", "cpu00"], &allowed), None);

@@ -97,7 +97,10 @@ impl Tree {
                     What::Directory => Node::Directory,
                     What::Link(target) => Node::Link(target),
                     What::Fixed(text) => Node::Fixed(text),
-                    What::NodeMemory(_) | What::NodeCounters(_) | What::NodeHits(_) => Node::Live,
+                    What::List(_)
+                    | What::NodeMemory(_)
+                    | What::NodeCounters(_)
+                    | What::NodeHits(_) => Node::Live,
                 })
             }
             [name] => LIVE.contains(name).then_some(Node::Live),
@@ -203,7 +206,11 @@ impl Tree {
             ["diskstats"] => processor::diskstats(&self.share.devices(), device_name),
             ["pressure", what] => self.share.pressure(what),
             [_, "node", of, file] => self.of_numa_node(of, file),
-            _ => String::new(),
+            [_, rest @ ..] => match topology::what(rest, &self.allowed()) {
+                Some(What::List(text)) => text,
+                _ => String::new(),
+            },
+            [] => String::new(),
         }
     }
 
