@@ -296,6 +296,7 @@ fn shared(course: &Course, args: &Isolation) -> Shared {
         distribution,
         directories: distribution
             || (!args.with && (!request.no_home || !request.binds.is_empty())),
+        users_own: !args.with && !nix::unistd::geteuid().is_root(),
     }
 }
 

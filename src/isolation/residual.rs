@@ -19,6 +19,8 @@ pub enum When {
     OwnDistribution,
     /// Directories of the node's are in it.
     BroughtIn,
+    /// An ordinary user made it.
+    UsersOwn,
 }
 
 /// A channel's name, when it stays open, and why.
@@ -47,6 +49,7 @@ pub const RESIDUAL: &[(&str, When, &str)] = &[
     ("mem_total", When::NoMemoryLimit, "a job without a limit has all the memory; --memory"),
     ("si_totalram", When::NoMemoryLimit, "a job without a limit has all the memory; --memory"),
     ("image_atime", When::OwnDistribution, "the node's own files; a node mounts them `noatime`"),
+    ("dev_null_mtime", When::UsersOwn, "only root may make a device: a user's are the node's"),
     ("mount_hostpaths", When::BroughtIn, "what is bound in names its disk; --image, --no-home"),
     ("net_mac", When::NodeNetwork, "MPI needs the node's network"),
     ("sys_class_net", When::NodeNetwork, "MPI needs the node's network"),
@@ -73,6 +76,8 @@ pub struct Shared {
     pub distribution: bool,
     /// Home, or what is bound in, or the distribution.
     pub directories: bool,
+    /// Made without privilege.
+    pub users_own: bool,
 }
 
 /// Why this channel, found open for such reasons, stays open in such an
@@ -86,6 +91,7 @@ pub fn reason(channel: &str, shared: Shared, found: &[Why]) -> Option<&'static s
         When::NoMemoryLimit => shared.all_memory,
         When::OwnDistribution => shared.distribution,
         When::BroughtIn => shared.directories,
+        When::UsersOwn => shared.users_own,
     };
     RESIDUAL.iter().find(|(name, when, _)| *name == channel && holds(*when)).map(|(_, _, why)| *why)
 }
