@@ -35,6 +35,8 @@ struct Table {
     name_to_handle_at: u32,
     socket: u32,
     getsockopt: u32,
+    adjtimex: u32,
+    clock_adjtime: u32,
 }
 
 const NATIVE: Table = Table {
@@ -47,6 +49,8 @@ const NATIVE: Table = Table {
     name_to_handle_at: libc::SYS_name_to_handle_at as u32,
     socket: libc::SYS_socket as u32,
     getsockopt: libc::SYS_getsockopt as u32,
+    adjtimex: libc::SYS_adjtimex as u32,
+    clock_adjtime: libc::SYS_clock_adjtime as u32,
 };
 
 /// arch/x86/entry/syscalls/syscall_32.tbl. There socketcall(2) leads to sockets
@@ -59,6 +63,8 @@ const COMPAT: Table = Table {
     name_to_handle_at: 341,
     socket: 359,
     getsockopt: 365,
+    adjtimex: 124,
+    clock_adjtime: 343,
 };
 /// arch/arm/tools/syscall.tbl.
 #[cfg(target_arch = "aarch64")]
@@ -69,6 +75,8 @@ const COMPAT: Table = Table {
     name_to_handle_at: 370,
     socket: 281,
     getsockopt: 295,
+    adjtimex: 124,
+    clock_adjtime: 372,
 };
 
 const ALLOW: u32 = 0x7fff_0000;
@@ -98,9 +106,11 @@ const AT_HANDLE_MNT_ID_UNIQUE: u32 = 1;
 const SYS_CACHESTAT: u32 = 451;
 const SYS_STATMOUNT: u32 = 457;
 const SYS_LISTMOUNT: u32 = 458;
+/// Of 32-bit programs only; a 64-bit table has nothing there.
+const SYS_CLOCK_ADJTIME64: u32 = 405;
 
 /// What is refused: as a kernel does that does not have it.
-fn refused(table: &Table) -> [(u32, Option<When>, i32); 7] {
+fn refused(table: &Table) -> [(u32, Option<When>, i32); 10] {
     [
         // What others have read of a file.
         (SYS_CACHESTAT, None, libc::ENOSYS),
@@ -113,6 +123,10 @@ fn refused(table: &Table) -> [(u32, Option<When>, i32); 7] {
         (table.socket, Some(When::Is(0, AF_VSOCK)), libc::EAFNOSUPPORT),
         // Network namespaces since the boot.
         (table.getsockopt, Some(When::Is(2, SO_NETNS_COOKIE)), libc::ENOPROTOOPT),
+        // How the node's clock is steered.
+        (table.adjtimex, None, libc::ENOSYS),
+        (table.clock_adjtime, None, libc::ENOSYS),
+        (SYS_CLOCK_ADJTIME64, None, libc::ENOSYS),
     ]
 }
 
@@ -227,6 +241,8 @@ mod tests {
             assert_eq!(of(table.sysinfo, [0; 6]), NOTIFY);
             assert_eq!(of(SYS_CACHESTAT, [0; 6]), refuse(libc::ENOSYS));
             assert_eq!(of(SYS_LISTMOUNT, [0; 6]), refuse(libc::ENOSYS));
+            assert_eq!(of(table.adjtimex, [0; 6]), refuse(libc::ENOSYS));
+            assert_eq!(of(table.clock_adjtime, [0; 6]), refuse(libc::ENOSYS));
             assert_eq!(of(table.socket, [40, 1, 0, 0, 0, 0]), refuse(libc::EAFNOSUPPORT));
             assert_eq!(of(table.socket, [2, 1, 0, 0, 0, 0]), ALLOW);
             assert_eq!(of(table.getsockopt, [3, 1, 71, 0, 0, 0]), refuse(libc::ENOPROTOOPT));

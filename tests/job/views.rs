@@ -215,13 +215,16 @@ refused('cookie', lambda: socket.socket().getsockopt(socket.SOL_SOCKET, 71, 8))
 ctypes.set_errno(0)
 libc.syscall(451, 0, 0, 0, 0)
 print('cachestat', errno.errorcode[ctypes.get_errno()])
+ctypes.set_errno(0)
+libc.adjtimex(ctypes.create_string_buffer(4096))
+print('adjtimex', errno.errorcode[ctypes.get_errno()])
 print('stat', os.stat('/etc/passwd').st_size > 0)
 print('buffer', socket.socket().getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 0)
 END
 echo peers $(grep -c -E ' (shared|master):' /proc/self/mountinfo)
 echo locks $(wc -c </proc/locks) slab $(cat /proc/slabinfo 2>/dev/null | wc -c) files $(cat /proc/sys/fs/file-nr | wc -c)";
         let seen = place.see(&[], script);
-        let expected = "vsock EAFNOSUPPORT\ncookie ENOPROTOOPT\ncachestat ENOSYS\nstat True\n\
+        let expected = "vsock EAFNOSUPPORT\ncookie ENOPROTOOPT\ncachestat ENOSYS\nadjtimex ENOSYS\nstat True\n\
                         buffer True\npeers 0\nlocks 0 slab 0 files 0";
         assert_eq!(seen, expected);
     }
