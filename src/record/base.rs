@@ -29,6 +29,23 @@ fn owned_directory(path: &Path, uid: u32) -> bool {
     path.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == uid)
 }
 
+/// That a file or directory cannot be written, with what to do about it.
+///
+/// # Arguments
+/// * `otherwise` - what else there is, such as "name another place with --root DIR"
+pub fn unwritable(path: &Path, why: &std::io::Error, otherwise: Option<&str>) -> Problem {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let step = match why.kind() {
+        StorageFull | QuotaExceeded => "free some space there",
+        ReadOnlyFilesystem => "make the file system writable",
+        PermissionDenied => "see who may write there",
+        _ => "see what is there",
+    };
+    let or = otherwise.map(|words| format!(", or {words}")).unwrap_or_default();
+    Problem::site(format!("{}: cannot be written: {why}", path.display()))
+        .hint(format!("{step}{or}"))
+}
+
 /// Makes a directory (and its missing parents) that is the caller's own, or
 /// finds it made; refuses one that somebody else put there.
 ///
@@ -71,4 +88,25 @@ fn private_enough(m: &Metadata) -> bool {
 fn cannot(path: &Path, why: &std::io::Error) -> Problem {
     Problem::site(format!("{}: cannot be made: {why}", path.display()))
         .hint("name a directory that you can write with --root DIR")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_step_goes_by_what_is_wrong() {
+        for (errno, step) in [
+            (libc::ENOSPC, "free some space there, or wait"),
+            (libc::EDQUOT, "free some space there, or wait"),
+            (libc::EROFS, "make the file system writable, or wait"),
+            (libc::EACCES, "see who may write there, or wait"),
+            (libc::ENOTDIR, "see what is there, or wait"),
+        ] {
+            let error = std::io::Error::from_raw_os_error(errno);
+            let problem = unwritable(Path::new("/x"), &error, Some("wait"));
+            assert!(problem.message.starts_with("/x: cannot be written: "), "{problem}");
+            assert_eq!(problem.hint.as_deref(), Some(step));
+        }
+    }
 }

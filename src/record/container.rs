@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::base;
 use super::process::ProcessName;
 use crate::kernel::cgroup;
 use crate::plan::cgroup::CgroupPlan;
@@ -58,8 +59,7 @@ fn text_of(record: &Record) -> Result<Vec<u8>, Problem> {
 }
 
 fn unwritable(path: &Path, why: &std::io::Error) -> Problem {
-    Problem::site(format!("{}: cannot be written: {why}", path.display()))
-        .hint("free some space there, or name another place with --root DIR")
+    base::unwritable(path, why, Some("name another directory with --root DIR"))
 }
 
 /// OCI runtime-spec, "State": `status`, and runc's `paused`.

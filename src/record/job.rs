@@ -142,10 +142,7 @@ impl Jobs {
                 let root = DirBuilder::new().mode(0o711).create(dir.join("root"));
                 root.inspect_err(|_| drop(fs::remove_dir(&dir)))
             })
-            .map_err(|e| {
-                Problem::site(format!("{}: cannot be made: {e}", dir.display()))
-                    .hint("free some space there, or name another directory with --root DIR")
-            })
+            .map_err(|e| base::unwritable(&dir, &e, Some(ELSEWHERE)))
     }
 
     /// Writes a record so that a reader sees the old or the new one, whole.
@@ -164,10 +161,7 @@ impl Jobs {
             .open(&new)
             .and_then(|mut file| std::io::Write::write_all(&mut file, &text))
             .and_then(|()| fs::rename(&new, &path))
-            .map_err(|e| {
-                Problem::site(format!("{}: cannot be written: {e}", path.display()))
-                    .hint("free some space there, or name another directory with --root DIR")
-            })
+            .map_err(|e| base::unwritable(&path, &e, Some(ELSEWHERE)))
     }
 
     /// The record of an environment, if its directory is the caller's own.
@@ -246,6 +240,9 @@ impl Jobs {
         }
     }
 }
+
+/// Where else a job's record can be.
+const ELSEWHERE: &str = "name another directory with --root DIR";
 
 /// How the name of a directory begins that is being removed.
 const GONE: &str = "=gone-";

@@ -74,8 +74,7 @@ impl Notes {
             .and_then(|()| fs::rename(&new, self.path(id)))
             .map_err(|e| {
                 let _ = fs::remove_file(&new);
-                Problem::site(format!("{}: cannot be written: {e}", self.dir.display()))
-                    .hint("free some space there")
+                base::unwritable(&self.dir, &e, None)
             })
     }
 

@@ -238,8 +238,7 @@ impl Receipts {
         };
         write().map_err(|e| {
             let _ = fs::remove_file(&new);
-            Problem::site(format!("{}: cannot be written: {e}", path.display()))
-                .hint("free some space there")
+            base::unwritable(&path, &e, None)
         })
     }
 }
