@@ -40,10 +40,10 @@ pub fn config(file: &str, version: (u32, u32), binary: &Path) -> String {
             .to_owned(),
         _ => format!(
             "# /etc/slurm/slurm.conf, for Slurm {}.{:02}\n\
-             # slurmd takes no arguments here; two files of one line each do the same\n\
-             # where `denovo` is not called by name:\n\
-             #   /etc/slurm/prolog.d/denovo:  exec {denovo} prolog\n\
-             #   /etc/slurm/epilog.d/denovo:  exec {denovo} epilog\n\
+             # slurmd passes no arguments, so that each is a script, which root may execute:\n\
+             #   printf '#!/bin/sh\\nexec {denovo} prolog\\n' >/etc/slurm/prolog.d/denovo\n\
+             #   printf '#!/bin/sh\\nexec {denovo} epilog\\n' >/etc/slurm/epilog.d/denovo\n\
+             #   chmod 755 /etc/slurm/prolog.d/denovo /etc/slurm/epilog.d/denovo\n\
              Prolog=/etc/slurm/prolog.d/*\n\
              Epilog=/etc/slurm/epilog.d/*\n\
              PrologFlags=Alloc,Contain\n\
@@ -51,5 +51,42 @@ pub fn config(file: &str, version: (u32, u32), binary: &Path) -> String {
              PrologEpilogTimeout=120\n",
             version.0, version.1
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// slurmd executes them itself: without a first line that names a shell it cannot,
+    /// and drains the node.
+    #[test]
+    fn the_scripts_that_are_named_can_be_executed() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().display().to_string();
+        for verb in ["prolog", "epilog"] {
+            std::fs::create_dir(dir.path().join(format!("{verb}.d"))).unwrap();
+        }
+        let text = config("slurm.conf", (22, 5), Path::new("/bin/echo"));
+        let commands: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("#   "))
+            .map(|line| line.replace("/etc/slurm", &place))
+            .collect();
+        assert_eq!(commands.len(), 3, "{text}");
+        let done = Command::new("sh").args(["-ec", &commands.join("\n")]).status().unwrap();
+        assert!(done.success(), "{text}");
+        for verb in ["prolog", "epilog"] {
+            let script = dir.path().join(format!("{verb}.d/denovo"));
+            assert_eq!(std::fs::metadata(&script).unwrap().permissions().mode() & 0o777, 0o755);
+            // Not by way of a shell, which would take one without that line.
+            let said = std::fs::read_to_string(&script).unwrap();
+            assert_eq!(said, format!("#!/bin/sh\nexec /bin/echo {verb}\n"));
+            let output = Command::new(&script).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{verb}\n"));
+        }
     }
 }
