@@ -119,8 +119,10 @@ fn shm(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn slurm() -> Option<Slurm> {
-    let conf = std::env::var_os("SLURM_CONF").map(PathBuf::from);
-    let conf = conf.unwrap_or_else(|| "/etc/slurm/slurm.conf".into());
+    // The second is where slurmd keeps what slurmctld gave it ("configless Slurm").
+    let usual = ["/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf"].map(PathBuf::from);
+    let there = || usual.iter().find(|path| path.exists()).unwrap_or(&usual[0]).clone();
+    let conf = std::env::var_os("SLURM_CONF").map_or_else(there, PathBuf::from);
     let text = fs::read_to_string(&conf).unwrap_or_default();
     let named =
         setting(&text, "PluginDir").map(|dirs| dirs.split(':').map(PathBuf::from).collect());
@@ -139,12 +141,39 @@ fn slurm() -> Option<Slurm> {
     });
     let stack = setting(&text, "PlugStackConfig")
         .map_or_else(|| conf.with_file_name("plugstack.conf"), PathBuf::from);
-    let spank = fs::read_to_string(stack).ok().map(|text| {
-        let mut lines = text.lines().filter(|l| !l.trim_start().starts_with('#'));
-        lines.any(|l| l.contains("denovo_spank"))
-    });
+    let spank = names_plugin(&stack, INCLUDED);
     let spank = spank.or_else(|| conf.exists().then_some(false));
     Some(Slurm { mpi: mpi.collect(), plugins, spank })
+}
+
+/// How deep files of plugstack.conf(8) may include others before we give up.
+const INCLUDED: usize = 4;
+
+/// Whether a file of plugstack.conf(8), or one that it includes, names denovo's
+/// plugin; none if it cannot be read.
+fn names_plugin(stack: &Path, depth: usize) -> Option<bool> {
+    let text = fs::read_to_string(stack).ok()?;
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.starts_with('#'));
+    Some(lines.any(|line| {
+        match line.split_once(char::is_whitespace) {
+            Some(("include", pattern)) if depth > 0 => matching(stack, pattern.trim())
+                .iter()
+                .any(|file| names_plugin(file, depth - 1) == Some(true)),
+            _ => line.contains("denovo_spank"),
+        }
+    }))
+}
+
+/// The files that `include PATTERN` means in `stack`: a name, or one with a `*`.
+fn matching(stack: &Path, pattern: &str) -> Vec<PathBuf> {
+    let path = stack.with_file_name(pattern);
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let Some((start, end)) = name.split_once('*') else { return vec![path] };
+    let fits = |name: &String| {
+        name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+    };
+    let dir = path.parent().unwrap_or(&path);
+    names(dir).iter().filter(|name| fits(name)).map(|name| dir.join(name)).collect()
 }
 
 /// `NAME=value` of slurm.conf(5), whose names know no case.
@@ -222,6 +251,32 @@ mod tests {
         let text = "ClusterName=x\n#PluginDir=/no\nplugindir = /a:/b # here\n";
         assert_eq!(setting(text, "PluginDir"), Some("/a:/b"));
         assert_eq!(setting(text, "PlugStackConfig"), None);
+    }
+
+    #[test]
+    fn the_plugin_may_be_named_in_a_file_that_is_included() {
+        let dir = tempfile::tempdir().unwrap();
+        let stack = dir.path().join("plugstack.conf");
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        assert_eq!(names_plugin(&stack, INCLUDED), None);
+        fs::create_dir(dir.path().join("d")).unwrap();
+        write("d/a.conf", "required denovo_spank.so\n");
+        for (text, expected) in [
+            ("", false),
+            ("required /x/denovo_spank.so\n", true),
+            ("#include d/a.conf\n", false),
+            ("include d/a.conf\n", true),
+            ("optional x.so\ninclude d/*.conf\n", true),
+            ("include d/*.d\ninclude d/b*.conf\n", false),
+            // One that includes itself.
+            ("include *\n", false),
+        ] {
+            write("plugstack.conf", text);
+            assert_eq!(names_plugin(&stack, INCLUDED), Some(expected), "{text:?}");
+        }
+        let absolute = format!("include {}/d/*\n", dir.path().display());
+        write("plugstack.conf", &absolute);
+        assert_eq!(names_plugin(&stack, INCLUDED), Some(true));
     }
 
     #[test]
