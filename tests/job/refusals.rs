@@ -80,6 +80,7 @@ fn options_that_make_no_sense() {
             &["--bind", "/etc:relative"],
             &["--bind", "/etc:/"],
             &["--bind", "/etc:/a/../../b"],
+            &["--bind", "/etc:/./proc/"],
             &["--memory", "much"],
             &["--network", "other"],
             &["--hostname", "-x"],

@@ -366,6 +366,10 @@ fn bind_of(source: &str, destination: &str, readonly: bool) -> Result<Fixture, P
     if destination.trim_matches('/').is_empty() {
         return Err(wrong("the destination is the root itself"));
     }
+    // Its first process goes by what is there.
+    if destination.split('/').filter(|part| !matches!(*part, "" | ".")).eq(["proc"]) {
+        return Err(wrong("/proc is the environment's own"));
+    }
     Ok(bind(source, destination, readonly, false))
 }
 
