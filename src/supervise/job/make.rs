@@ -76,9 +76,19 @@ fn bundle_of(request: &JobRequest, person: &Person) -> Result<image::Found, Prob
         .map_err(|e| {
             vec![Problem::kernel(format!("acting as uid {}: {}", person.uid, e.desc()))]
         })?;
-    let found = image::resolve(request.bundle.as_deref())?;
+    let wanted = request.bundle.as_deref().map(|wanted| where_it_was_said(wanted, request));
+    let found = image::resolve(wanted.as_deref())?;
     drop(acting);
     Ok(found)
+}
+
+/// A directory that the user of a scheduler's job named from where the job was
+/// submitted: a prolog is somewhere else.
+fn where_it_was_said(wanted: &str, request: &JobRequest) -> String {
+    match request.granted.as_ref().and_then(|granted| granted.work_dir.as_ref()) {
+        Some(dir) if wanted.contains('/') && !wanted.starts_with('/') => format!("{dir}/{wanted}"),
+        _ => wanted.to_owned(),
+    }
 }
 
 fn prepare(
