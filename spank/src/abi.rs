@@ -155,6 +155,7 @@ unsafe extern "C" {
         value: *const c_char,
         overwrite: c_int,
     ) -> c_int;
+    fn spank_job_control_unsetenv(spank: *mut c_void, name: *const c_char) -> c_int;
     fn slurm_error(format: *const c_char, ...);
     fn slurm_info(format: *const c_char, ...);
     fn slurm_spank_log(format: *const c_char, ...);
@@ -253,6 +254,11 @@ impl Spank {
             spank_job_control_setenv(self.0, text(name).as_ptr(), text(value).as_ptr(), 1)
         };
         rc == 0
+    }
+
+    pub fn unset_for_prolog(self, name: &str) {
+        // SAFETY: the text outlives the call.
+        unsafe { spank_job_control_unsetenv(self.0, text(name).as_ptr()) };
     }
 }
 

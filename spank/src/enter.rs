@@ -130,12 +130,13 @@ fn in_schedulers(own: &str, controllers: &[String], job: u64) -> bool {
     })
 }
 
-/// As the user, in the task, just before its program.
+/// As the user, in the task, just before its program. Gives what its user should hear
+/// of the directory that it is in.
 pub fn environment(
     step: &Step,
     home: Option<&str>,
     brought: &[(String, OwnedFd)],
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let here = std::env::current_dir().ok();
     let outside: Vec<Option<(u64, u64)>> = brought.iter().map(|(path, _)| identity(path)).collect();
     for namespace in step.namespaces.iter().filter(|n| n.flag != CLONE_NEWPID) {
@@ -149,15 +150,24 @@ pub fn environment(
             attach(path, mount)?;
         }
     }
-    let places =
-        here.iter().map(|p| p.as_path()).chain(home.map(Path::new)).chain([Path::new("/")]);
-    let mut stands = false;
-    for place in places {
-        stands = stands || std::env::set_current_dir(place).is_ok();
-    }
+    let missed = stand_where(here.as_deref(), home);
     own_part_of_queues();
     give_up_privileges(step.bounding)?;
-    filter(step)
+    filter(step)?;
+    Ok(missed)
+}
+
+/// In the task's own directory, else at home, else in the root; says where not.
+fn stand_where(here: Option<&Path>, home: Option<&str>) -> Option<String> {
+    let can = |place: &Path| std::env::set_current_dir(place).is_ok();
+    if here.is_some_and(can) {
+        return None;
+    }
+    let place = home.filter(|dir| can(Path::new(dir))).unwrap_or("/");
+    if place == "/" {
+        let _ = std::env::set_current_dir("/");
+    }
+    here.map(|dir| format!("{} is not in the job's environment: in {place} instead", dir.display()))
 }
 
 /// Half of the bytes of message queues that the user may have, as for every process of

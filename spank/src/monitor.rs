@@ -51,6 +51,9 @@ pub enum Prolog {
     /// The user wants no environment.
     None,
     Refused(String),
+    /// It made an environment, which is no more: its monitor or first process was
+    /// killed.
+    Lost,
     /// No word of it.
     Absent,
 }
@@ -131,6 +134,7 @@ fn noted(base: &Path, id: &str) -> Prolog {
     match note["phase"].as_str() {
         Some("none") => Prolog::None,
         Some("refused") => Prolog::Refused(why()),
+        Some("made") => Prolog::Lost,
         _ => Prolog::Absent,
     }
 }

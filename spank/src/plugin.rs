@@ -85,20 +85,24 @@ pub fn options_are_known(spank: Spank, words: &[String]) -> Result<(), String> {
     }
 }
 
-/// In srun, sbatch, salloc.
-fn submit(spank: Spank, state: &State) -> Result<(), String> {
-    let mut all: Vec<(&str, String)> = Vec::new();
-    all.extend(state.image.clone().map(|v| ("DENOVO_IMAGE", v)));
-    all.extend(state.bundle.clone().map(|v| ("DENOVO_BUNDLE", v)));
-    if !state.binds.is_empty() {
-        all.push(("DENOVO_BIND", state.binds.join("\n")));
-    }
-    if state.none {
-        all.push(("DENOVO_NONE", "1".to_owned()));
-    }
+/// In srun, sbatch, salloc; for each component of a heterogeneous job, whose options
+/// are its own.
+fn submit(spank: Spank, state: &mut State) -> Result<(), String> {
+    let asked = std::mem::take(state);
+    let binds = Some(asked.binds.join("\n")).filter(|all| !all.is_empty());
+    let all = [
+        ("DENOVO_IMAGE", asked.image),
+        ("DENOVO_BUNDLE", asked.bundle),
+        ("DENOVO_BIND", binds),
+        ("DENOVO_NONE", asked.none.then(|| "1".to_owned())),
+    ];
     for (name, value) in all {
-        if !spank.set_for_prolog(name, &value) {
-            return Err("denovo: Slurm does not take the options for the prolog".to_owned());
+        match value {
+            Some(value) if !spank.set_for_prolog(name, &value) => {
+                return Err("denovo: Slurm does not take the options for the prolog".to_owned());
+            }
+            Some(_) => {}
+            None => spank.unset_for_prolog(name),
         }
     }
     Ok(())
@@ -110,6 +114,11 @@ fn arrive(spank: Spank, words: &[String], state: &mut State) -> Result<(), Strin
     let base = words.iter().find_map(|w| w.strip_prefix("root=")).unwrap_or("/run/denovo");
     state.base = PathBuf::from(base);
     state.job = spank.number(Item::Job).ok_or("denovo: Slurm tells no job id")?;
+    // To each component of a heterogeneous job Slurm brings the options of the last;
+    // those that were for its prolog count.
+    if spank.get("SLURM_HET_SIZE").is_some() {
+        (state.image, state.bundle, state.none) = (None, None, false);
+    }
     if state.none && !is("enforce") {
         return Ok(());
     }
@@ -135,12 +144,18 @@ fn arrive(spank: Spank, words: &[String], state: &mut State) -> Result<(), Strin
             state.refused = Some("denovo: this site has no jobs without an environment".to_owned());
         }
         Ok(Prolog::Refused(why)) => state.refused = Some(format!("denovo: {why}")),
+        Ok(Prolog::Lost) => {
+            state.refused = Some(format!(
+                "denovo: the environment of job {} on this node has ended before the job",
+                state.job
+            ));
+        }
         Ok(Prolog::Absent) if is("optional") => {}
         Ok(Prolog::Absent) => {
             state.refused = Some(format!(
                 "denovo: job {} has no environment on this node; is Prolog=…denovo prolog in \
-                 slurm.conf, with PrologFlags=Alloc? (`optional` in plugstack.conf lets such jobs \
-                 run on the bare node)",
+                 slurm.conf, with PrologFlags=Alloc? (`optional` after the plugin's name in \
+                 plugstack.conf lets such jobs run on the bare node)",
                 state.job
             ));
         }
@@ -221,7 +236,12 @@ pub fn task(spank: Spank, _: &[String]) -> Result<(), String> {
         }
     }
     let home = spank.get("HOME");
-    enter::environment(step, home.as_deref(), &brought).map_err(|why| format!("denovo: {why}"))?;
+    let missed = enter::environment(step, home.as_deref(), &brought)
+        .map_err(|why| format!("denovo: {why}"))?;
+    // Once for a step of many tasks.
+    if let Some(what) = missed.filter(|_| spank.get("SLURM_PROCID").is_none_or(|n| n == "0")) {
+        abi::tell(&format!("denovo: {what}"));
+    }
     for name in &step.unset {
         spank.unset(name);
     }
