@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::Context;
 use super::say::out;
 use crate::policy::text::CText;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::request::freshness::Prolog;
 use crate::request::job::JobRequest;
 use crate::request::scheduler::site::Scheduler;
@@ -69,9 +69,9 @@ pub fn prolog(context: &Context) -> Result<i32, Refusal> {
     if !context.explain {
         only_root()?;
     }
-    let whole = settings("prolog")?;
+    let whole = settings(context, "prolog")?;
     let site = &whole.scheduler;
-    let call = slurm::call(variable)?;
+    let call = slurm::call(variable).map_err(|p| unread(context, site, "prolog", p))?;
     let wishes = slurm::wishes(variable, site.comment);
     if context.explain {
         let facts = context.facts()?;
@@ -81,19 +81,26 @@ pub fn prolog(context: &Context) -> Result<i32, Refusal> {
         return Ok(0);
     }
     let warn = |text: &str| context.voice.warn(text);
-    carried_out(context, site, &call.node, "prolog", || {
+    let work = || {
         let tables = (site, &whole.freshness);
         scheduler::prolog(&context.base(), tables, &call, wishes.clone(), &warn)
-    })
+    };
+    // A wish has three quarters of the budget: in the rest it turns out whether
+    // the node can do without.
+    let wished = wishes.as_ref().is_ok_and(|wishes| !wishes.is_empty());
+    let seconds = if wished { site.budget - site.budget / 4 } else { site.budget };
+    let late = || scheduler::too_late(&context.base(), site, &call, seconds, &warn);
+    let late: Option<Work> = if wished { Some(&late) } else { None };
+    carried_out(context, (site, &call.node), ("prolog", seconds), &work, late)
 }
 
 pub fn epilog(context: &Context) -> Result<i32, Refusal> {
     if !context.explain {
         only_root()?;
     }
-    let whole = settings("epilog")?;
+    let whole = settings(context, "epilog")?;
     let site = &whole.scheduler;
-    let call = slurm::call(variable)?;
+    let call = slurm::ending(variable).map_err(|p| unread(context, site, "epilog", p))?;
     if context.explain {
         let mut lines =
             vec![format!("end the environment of job {} with everything in it", call.id())];
@@ -112,9 +119,8 @@ pub fn epilog(context: &Context) -> Result<i32, Refusal> {
         return Ok(0);
     }
     let warn = |text: &str| context.voice.warn(text);
-    carried_out(context, site, &call.node, "epilog", || {
-        scheduler::epilog(&context.base(), (site, &whole.freshness), &call, &warn)
-    })
+    let work = || scheduler::epilog(&context.base(), (site, &whole.freshness), &call, &warn);
+    carried_out(context, (site, &call.node), ("epilog", site.budget), &work, None)
 }
 
 /// A prolog's lines, with the look at the node that comes first.
@@ -130,40 +136,56 @@ fn with_audit(site: &Site, mut lines: Vec<String>) -> Vec<String> {
 }
 
 /// What the site says; a file that is wrong drains the node with that reason.
-fn settings(what: &str) -> Result<Site, Refusal> {
-    site::load().map_err(|problem| {
-        if nix::unistd::geteuid().is_root()
-            && let Ok(call) = slurm::call(variable)
-        {
-            let reason = format!("denovo {what}: {}", problem.message);
-            drain(&Scheduler::default(), &call.node, &reason);
-        }
-        problem.into()
-    })
+fn settings(context: &Context, what: &str) -> Result<Site, Refusal> {
+    site::load()
+        .map_err(|problem| unread(context, &Scheduler::default(), what, vec![problem]).into())
 }
 
-/// Within the site's budget; a failure drains the node with its reason.
+/// Nothing can be done without what could not be read; the node is drained for that,
+/// unless somebody only wants to know what would be done.
+fn unread(context: &Context, site: &Scheduler, what: &str, problems: Problems) -> Problems {
+    if nix::unistd::geteuid().is_root()
+        && !context.explain
+        && let Some(node) = slurm::node(variable)
+    {
+        drain(site, &node, &format!("denovo {what}: {}", sentence(&problems)));
+    }
+    problems
+}
+
+type Work<'a> = &'a dyn Fn() -> Result<(), Refusal>;
+
+/// Within so many seconds; a failure drains the node with its reason.
+///
+/// # Arguments
+/// * `late` - what to do with the rest of the budget when they are over
 fn carried_out(
     context: &Context,
-    site: &Scheduler,
-    node: &str,
-    what: &str,
-    work: impl Fn() -> Result<(), Refusal>,
+    (site, node): (&Scheduler, &str),
+    (what, seconds): (&str, u64),
+    work: Work,
+    late: Option<Work>,
 ) -> Result<i32, Refusal> {
     let told = |refusal: Refusal| {
         // Before Slurm does it with a reason that says nothing.
         drain(site, node, &format!("denovo {what}: {}", sentence(&refusal.problems)));
         refusal
     };
-    let work = || match work() {
-        Ok(()) => 0,
-        Err(refusal) => {
-            let refusal = told(refusal);
-            context.voice.problems(&refusal.problems);
-            1
-        }
+    let run = |seconds, work: Work| {
+        scheduler::within(seconds, what, || match work() {
+            Ok(()) => 0,
+            Err(refusal) => {
+                let refusal = told(refusal);
+                context.voice.problems(&refusal.problems);
+                1
+            }
+        })
     };
-    scheduler::within(site.budget, what, work).map_err(|problem| told(problem.into()))
+    match (run(seconds, work), late) {
+        (Err(_), Some(late)) => run(site.budget / 4, late),
+        (done, _) => done,
+    }
+    .map_err(|problem| told(problem.into()))
 }
 
 /// Tells Slurm why the node is not to be used. Its own words for a failed

@@ -214,7 +214,11 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn affinity() -> Result<Vec<u32>, FactsError> {
+/// CPUs on which the calling process may run.
+///
+/// # Errors
+/// The system call is refused.
+pub fn affinity() -> Result<Vec<u32>, FactsError> {
     use nix::sched::{CpuSet, sched_getaffinity};
     match sched_getaffinity(nix::unistd::Pid::from_raw(0)) {
         Ok(set) => Ok((0..CpuSet::count())

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::base;
@@ -44,6 +45,9 @@ pub struct Notes {
     dir: PathBuf,
 }
 
+/// Held by who looks at a note before it writes another in its place.
+const LOCK: &str = "=lock";
+
 impl Notes {
     pub fn new(base: &Path) -> Self {
         Self { dir: base.join("scheduler") }
@@ -58,6 +62,20 @@ impl Notes {
         let own = nix::unistd::geteuid().as_raw();
         path.symlink_metadata().ok().filter(|m| m.is_file() && m.uid() == own)?;
         serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    /// One for all notes: it is held for the time of a rename.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn lock(&self) -> Result<Flock<fs::File>, Problem> {
+        base::own_directory(&self.dir, 0o755, nix::unistd::geteuid().as_raw())?;
+        let path = self.dir.join(LOCK);
+        let cannot = |why: String| Problem::site(format!("{}: {why}", path.display()));
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(|e| cannot(e.to_string()))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| cannot(e.desc().into()))
     }
 
     /// # Errors
@@ -96,6 +114,9 @@ impl Notes {
             let old = |m: fs::Metadata| {
                 u64::try_from(m.mtime()).is_ok_and(|t| t.saturating_add(seconds) < now)
             };
+            if name == LOCK {
+                continue;
+            }
             let over = self.load(&name).is_none_or(|note| note.phase == Phase::Ended);
             if over && !stands(&name) && entry.metadata().is_ok_and(old) {
                 let _ = fs::remove_file(entry.path());

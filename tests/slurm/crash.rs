@@ -1,6 +1,6 @@
 //! Daemons that are killed, a node whose power is cut.
 
-use crate::help::{Cluster, cluster, finish};
+use crate::help::{Cluster, begin, cluster, finish};
 
 /// Ends slurmd under a job and starts it again; the job goes on in its
 /// environment, and has a step more there if `step` says so.
@@ -86,5 +86,69 @@ fn a_monitor_that_is_killed_takes_its_job_along_and_the_epilog_the_rest() {
     std::fs::remove_file(c.home("alice").join("running")).unwrap();
     assert_eq!(c.receipt("n1", &job)["id"], format!("slurm-{job}"));
     c.clean();
+    assert_eq!(c.drained(), "");
+}
+
+#[test]
+fn a_step_whose_environment_was_killed_does_not_run_on_the_bare_node() {
+    let test = "a_step_whose_environment_was_killed_does_not_run_on_the_bare_node";
+    let Some(c) = cluster(test) else { return };
+    // Not even where jobs without one may.
+    let stack = c.dir().join("etc/slurm/plugstack.conf");
+    let before = std::fs::read_to_string(&stack).unwrap();
+    std::fs::write(&stack, format!("{} optional\n", before.trim_end())).unwrap();
+    let steps = "srun true; : >running; until [ -e go ]; do sleep 0.1; done; srun echo ran";
+    let job = begin(&mut c.user("alice", &["salloc", "-w", "n1", "-n1", "sh", "-c", steps]));
+    c.until("it runs", || c.home("alice").join("running").exists());
+    c.ask("n1", "pkill -KILL -f 'denovo monito[r]'");
+    c.file("alice", "go", "");
+    let done = job.end();
+    std::fs::write(&stack, before).unwrap();
+    for name in ["go", "running"] {
+        std::fs::remove_file(c.home("alice").join(name)).unwrap();
+    }
+    assert!(!done.out.contains("ran") && done.err.contains("ended before the job"), "{done:?}");
+    c.clean();
+    assert_eq!(c.drained(), "");
+}
+
+#[test]
+fn a_job_that_is_requeued_has_an_environment_each_time() {
+    let Some(c) = cluster("a_job_that_is_requeued_has_an_environment_each_time") else { return };
+    // The second run finds nothing of the first, and a go.
+    let script = "#!/bin/sh\nreadlink /proc/self/ns/pid; ls /tmp; touch /tmp/left; : >running\n\
+                  until [ -e go ]; do sleep 0.1; done\n";
+    c.file("alice", "twice", script);
+    let options = ["-w", "n2", "-n1", "--requeue", "--open-mode=append", "--output=out"];
+    let words = [&["sbatch", "--parsable"], &options[..], &["./twice"]].concat();
+    let job = finish(&mut c.user("alice", &words)).success();
+    c.until("it runs", || c.home("alice").join("running").exists());
+    std::fs::remove_file(c.home("alice").join("running")).unwrap();
+    c.ask("c", &format!("scontrol requeue {job}"));
+    // Slurm itself would wait for two minutes.
+    c.until("it is pending", || {
+        c.ask("c", &format!("squeue --noheader --format=%T -j {job}")).trim() == "PENDING"
+    });
+    c.ask("c", &format!("scontrol update jobid={job} starttime=now"));
+    c.until("it is over or runs again", || {
+        let state = c.ask("c", &format!("squeue --noheader --format=%T -j {job} || true"));
+        state.is_empty() || c.home("alice").join("running").exists()
+    });
+    c.file("alice", "go", "");
+    c.until("it has ended", || {
+        c.ask("c", &format!("squeue --noheader -j {job} 2>/dev/null || true")).is_empty()
+    });
+    let out = c.home("alice").join("out");
+    let text = std::fs::read_to_string(&out).unwrap();
+    for name in ["out", "go", "running"] {
+        let _ = std::fs::remove_file(c.home("alice").join(name));
+    }
+    let own = c.ask("n2", "readlink /proc/self/ns/pid");
+    let seen: Vec<&str> = text.lines().filter(|line| line.starts_with("pid:")).collect();
+    assert_eq!(seen.len(), 2, "{text}");
+    assert!(!seen.contains(&own.trim()) && !text.contains("left"), "{text}");
+    c.clean();
+    let receipts = format!("ls /var/lib/denovo/receipts | grep -c '^slurm-{job}[.]'");
+    c.until("each run has a receipt", || c.ask("n2", &receipts).trim() == "2");
     assert_eq!(c.drained(), "");
 }

@@ -277,7 +277,8 @@ impl Cluster {
         ];
         words.extend(plain.iter().map(|(name, value)| format!("{name}={value}")));
         words.extend(more.iter().map(|(name, value)| format!("{name}={value}")));
-        words.extend(["/opt/denovo/denovo".to_owned(), verb.to_owned()]);
+        words.push("/opt/denovo/denovo".to_owned());
+        words.extend(verb.split(' ').map(str::to_owned));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.on(node, &words)
     }

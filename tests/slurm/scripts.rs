@@ -90,6 +90,48 @@ fn many_at_once_leave_one_or_none() {
 }
 
 #[test]
+fn an_epilog_while_its_prolog_is_at_work_leaves_nothing() {
+    let Some(c) = cluster("an_epilog_while_its_prolog_is_at_work_leaves_nothing") else { return };
+    let mut early = 0;
+    for number in 0..16u32 {
+        let job = JOB + 100 + number;
+        let going = begin(&mut c.call("n1", "prolog", job, &[]));
+        std::thread::sleep(Duration::from_millis(u64::from(number) * 3));
+        early += u32::from(!stands(&c, job));
+        run(&c, "epilog", job, &[]);
+        let done = going.end();
+        assert_eq!(done.code, 0, "{done:?}");
+        // No second epilog comes.
+        c.nothing_left("n1");
+        let note = c.ask("n1", &format!("cat /run/denovo/scheduler/slurm-{job}"));
+        assert!(note.contains("\"ended\""), "{note}");
+    }
+    assert!(early > 0, "the prolog was always through");
+}
+
+#[test]
+fn the_id_of_a_job_is_enough_to_end_it() {
+    let Some(c) = cluster("the_id_of_a_job_is_enough_to_end_it") else { return };
+    let job = JOB + 130;
+    run(&c, "prolog", job, &[("SLURM_JOB_RESTART_COUNT", "2")]);
+    assert!(stands(&c, job));
+    // As slurmd has it of a job that slurmctld does not know: no credential, so no
+    // user, no CPUs, no count of restarts; or of a node that leaves a job, so another
+    // list.
+    let bare = [
+        ("SLURM_JOB_UID", "0"),
+        ("SLURM_JOB_GID", "0"),
+        ("SLURM_JOB_CPUS_PER_NODE", ""),
+        ("SLURM_NODELIST", "n[2-3]"),
+    ];
+    run(&c, "epilog", job, &bare);
+    assert!(!stands(&c, job));
+    let receipt = c.receipt("n1", &job.to_string());
+    assert_eq!((&receipt["job"]["restarts"], &receipt["uid"]), (&2.into(), &61001.into()));
+    c.clean();
+}
+
+#[test]
 fn a_prolog_that_is_killed_at_any_time_leaves_nothing_after_the_epilog() {
     let test = "a_prolog_that_is_killed_at_any_time_leaves_nothing_after_the_epilog";
     let Some(c) = cluster(test) else { return };
@@ -196,5 +238,36 @@ fn a_broken_node_is_drained_with_the_reason() {
     assert!(drained.contains("line 2") && drained.contains("scrach"), "{drained}");
     c.all_idle();
     c.srun(&["-w", "n2", "true"]);
+    c.clean();
+}
+
+#[test]
+fn to_be_asked_what_would_be_done_drains_nothing() {
+    let Some(c) = cluster("to_be_asked_what_would_be_done_drains_nothing") else { return };
+    c.site("[scheduler]\nscrach = \"/tmp\"\n");
+    for verb in ["explain prolog", "explain epilog"] {
+        let done = finish(&mut c.call("n2", verb, JOB + 140, &[]));
+        assert!(done.code != 0 && done.err.contains("scrach"), "{done:?}");
+    }
+    c.site("");
+    assert_eq!(c.drained(), "");
+}
+
+#[test]
+fn what_slurmd_cannot_do_for_want_of_cpus_names_the_setting() {
+    let Some(c) = cluster("what_slurmd_cannot_do_for_want_of_cpus_names_the_setting") else {
+        return;
+    };
+    // As with cores that Slurm keeps for its daemons.
+    let two = [("SLURM_JOB_CPUS_PER_NODE", "2")];
+    let call = c.call("n2", "prolog", JOB + 141, &two);
+    let words: Vec<_> = call.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let mut pinned = std::process::Command::new("taskset");
+    pinned.args(["-c", "0"]).arg(call.get_program()).args(words);
+    let done = finish(pinned.stdin(std::process::Stdio::null()));
+    assert_eq!(done.code, 1, "{done:?}");
+    let drained = c.drained();
+    assert!(drained.contains("only 0: cpus = ") && drained.contains("scheduler"), "{drained}");
+    c.all_idle();
     c.clean();
 }

@@ -81,6 +81,24 @@ fn an_interactive_shell_is_inside() {
 }
 
 #[test]
+fn a_task_that_is_not_where_it_was_told_to_be_says_so() {
+    let Some(c) = cluster("a_task_that_is_not_where_it_was_told_to_be_says_so") else { return };
+    c.ask("n1", "mkdir -p /run/place && chmod 777 /run/place");
+    // The job's own directory is there; a step's is where the job has it.
+    let step = "srun -n2 --overlap --mem=100 --chdir=/run/place pwd";
+    let words = ["salloc", "-w", "n1", "-n2", "sh", "-c", step];
+    let done = finish(&mut c.user("alice", &words));
+    let lines: Vec<&str> = done.out.lines().collect();
+    assert_eq!(lines, ["/home/alice", "/home/alice"], "{done:?}");
+    let told = "/run/place is not in the job's environment: in /home/alice instead";
+    assert_eq!(done.err.matches(told).count(), 1, "{done:?}");
+    let bound = [&words[..4], &["--bind=/run/place"], &words[4..]].concat();
+    let done = finish(&mut c.user("alice", &bound));
+    assert!(done.out.starts_with("/run/place") && !done.err.contains(told), "{done:?}");
+    c.clean();
+}
+
+#[test]
 fn the_options_are_in_every_help_and_no_denovo_is_the_bare_node() {
     let Some(c) = cluster("the_options_are_in_every_help_and_no_denovo_is_the_bare_node") else {
         return;
@@ -177,6 +195,65 @@ fn a_bundle_and_binds_are_what_the_job_runs_in() {
         (2, 2, 2, 2),
         "{seen:?}"
     );
+    // From where the job was submitted, which is where its user is.
+    assert_eq!(c.srun(&["-w", "n1", "--bundle=./b", "cat", "/sign"]), "inside");
+    c.clean();
+}
+
+#[test]
+fn an_image_that_does_not_come_in_time_is_no_fault_of_the_nodes() {
+    let test = "an_image_that_does_not_come_in_time_is_no_fault_of_the_nodes";
+    let Some(c) = cluster(test) else { return };
+    // A registry that takes every call and answers none.
+    let silent = "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 9, \
+                  LocalPort => 47113) or die; sleep 100' </dev/null >/dev/null 2>&1 & \
+                  echo $! >/run/silent; until grep -q ':B809 .* 0A ' /proc/net/tcp; do sleep 0.1; done";
+    c.ask("n1", silent);
+    c.site("[images]\nunqualified = \"127.0.0.1:47113/x\"\n[scheduler]\npull = true\nbudget = 8\n");
+    let done = c.try_srun(&["-w", "n1", "-n1", "--image=slow", "true"]);
+    assert!(done.code == 1 && done.err.contains("not ready after 6 s"), "{done:?}");
+    assert_eq!(c.srun(&["-w", "n1", "-n1", "echo", "others run"]), "others run");
+    c.site("");
+    c.ask("n1", "kill $(cat /run/silent); rm /run/silent");
+    assert_eq!(c.drained(), "");
+    c.clean();
+}
+
+#[test]
+fn each_component_of_a_heterogeneous_job_has_what_it_asked_for() {
+    let test = "each_component_of_a_heterogeneous_job_has_what_it_asked_for";
+    let Some(c) = cluster(test) else { return };
+    for name in ["h1", "h2"] {
+        let script = format!(
+            "mkdir -p /home/alice/{name}/rootfs/bin && cd /home/alice/{name}/rootfs && \
+             cp /bin/busybox bin && for a in sh cat; do ln -sf busybox bin/$a; done && \
+             echo {name} >sign && chown -R alice: /home/alice/{name}"
+        );
+        c.ask("n1", &script);
+        let config = r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"}}"#;
+        std::fs::write(c.home("alice").join(name).join("config.json"), config).unwrap();
+    }
+    let look = "[ -e /sign ] && cat /sign || readlink /proc/self/ns/pid";
+    let bare = c.ask("n2", "readlink /proc/self/ns/pid");
+    let run = |first: &[&str], second: &[&str]| {
+        let task = ["sh", "-c", look];
+        let (a, b) = (["-w", "n1", "-n1"], ["-w", "n2", "-n1"]);
+        let words = [&["srun"], &a[..], first, &task, &[":"], &b, second, &task].concat();
+        let text = finish(&mut c.user("alice", &words)).success();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let (one, two) = (["--bundle=/home/alice/h1"], ["--bundle=/home/alice/h2"]);
+    assert_eq!(run(&one, &two), ["h1", "h2"]);
+    let host = |lines: Vec<String>, name: &str| {
+        assert!(lines[0] == name && lines[1].starts_with("pid:"), "{lines:?}");
+        lines[1] == bare.trim()
+    };
+    assert!(!host(run(&one, &[]), "h1"));
+    assert!(!host(run(&[], &two), "h2"));
+    assert!(host(run(&one, &["--no-denovo"]), "h1"));
+    assert_eq!(c.drained(), "");
     c.clean();
 }
 

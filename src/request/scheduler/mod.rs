@@ -65,6 +65,9 @@ pub struct Call {
     /// The job's exit status as wait(2) has it; at the end only, and only
     /// where the scheduler tells.
     pub status: Option<i32>,
+    /// Whether the scheduler has told what it `granted`; of a job that its
+    /// controller has forgotten it knows the id alone.
+    pub complete: bool,
 }
 
 impl Call {

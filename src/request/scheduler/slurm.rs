@@ -21,12 +21,37 @@ const MOST_BINDS: usize = 64;
 /// Most nodes of one job.
 const MOST_NODES: usize = 1 << 20;
 
-/// Reads a call from the variables that `get` gives.
+/// Reads a prolog's call from the variables that `get` gives.
 ///
 /// # Errors
 /// Every variable that is missing or has no such form: whoever called was
 /// not Slurm, or one that we do not know.
 pub fn call(get: impl Fn(&str) -> Option<String>) -> Result<Call, Problems> {
+    match read(get)? {
+        (call, lacking) if lacking.is_empty() => Ok(call),
+        (_, lacking) => Err(lacking),
+    }
+}
+
+/// Reads an epilog's call. The job's id is enough to end it: without its
+/// credential slurmd knows no more, and says 0 for its user (slurmctld has lost
+/// the job and has it aborted: src/slurmd/slurmd/req.c, `_rpc_abort_job`); and
+/// a job that was made smaller has a list without the node that it leaves.
+///
+/// # Errors
+/// An id or a name is missing or has no such form.
+pub fn ending(get: impl Fn(&str) -> Option<String>) -> Result<Call, Problems> {
+    let (call, lacking) = read(get)?;
+    Ok(Call { complete: lacking.is_empty(), ..call })
+}
+
+/// The name of this node, for who can tell no more of a call.
+pub fn node(get: impl Fn(&str) -> Option<String>) -> Option<String> {
+    short(&get, "SLURMD_NODENAME").filter(|text| is_name(text))
+}
+
+/// A call, and what it lacks of the job's allocation.
+fn read(get: impl Fn(&str) -> Option<String>) -> Result<(Call, Problems), Problems> {
     let mut problems = Problems::new();
     let mut number = |name: &str| {
         let value = short(&get, name);
@@ -46,9 +71,12 @@ pub fn call(get: impl Fn(&str) -> Option<String>) -> Result<Call, Problems> {
         value.unwrap_or_default()
     };
     let (cluster, node) = (name("SLURM_CLUSTER_NAME"), name("SLURMD_NODENAME"));
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let list = short(&get, "SLURM_NODELIST").or_else(|| short(&get, "SLURM_JOB_NODELIST"));
     let place = list.as_deref().and_then(|list| position(list, &node));
-    if place.is_none() && problems.is_empty() {
+    if place.is_none() {
         problems.push(wrong("SLURM_NODELIST", list.as_deref(), "a list with this node"));
     }
     let (index, nodes) = place.unwrap_or((0, 1));
@@ -60,9 +88,6 @@ pub fn call(get: impl Fn(&str) -> Option<String>) -> Result<Call, Problems> {
             per_node.as_deref(),
             "a list such as 2(x3),1 with this node",
         ));
-    }
-    if !problems.is_empty() {
-        return Err(problems);
     }
     let optional = |name: &str| short(&get, name).and_then(|text| decimal(&text));
     let restarts = optional("SLURM_JOB_RESTART_COUNT").unwrap_or(0);
@@ -80,7 +105,7 @@ pub fn call(get: impl Fn(&str) -> Option<String>) -> Result<Call, Problems> {
         accounts: Vec::new(),
         memory_follows: false,
     };
-    Ok(Call { granted, uid, gid, node, status })
+    Ok((Call { granted, uid, gid, node, status, complete: true }, problems))
 }
 
 /// What the job's user asked for: the plugin's options, else, if the site
@@ -136,9 +161,15 @@ pub fn wishes(get: impl Fn(&str) -> Option<String>, comment: bool) -> Result<Wis
             },
             _ => problems.push(
                 Problem::user(format!("comment: denovo knows no {key:?}"))
-                    .hint("denovo: image=NAME bind=SRC[:DST[:ro]] none"),
+                    .hint("denovo: image=NAME bundle=DIR bind=SRC[:DST[:ro]] none"),
             ),
         }
+    }
+    if found.image.is_some() && found.bundle.is_some() {
+        problems.push(
+            Problem::user("an image and a bundle are asked for")
+                .hint("give one of --image and --bundle"),
+        );
     }
     if problems.is_empty() { Ok(found) } else { Err(problems) }
 }
@@ -314,6 +345,22 @@ mod tests {
     }
 
     #[test]
+    fn the_id_is_enough_to_end_a_job() {
+        let mut all = variables(&[("SLURM_NODELIST", "n[7-9]")]);
+        all.remove("SLURM_JOB_CPUS_PER_NODE");
+        let ending = |all: &BTreeMap<String, String>| super::ending(|name| all.get(name).cloned());
+        let call = ending(&all).unwrap();
+        assert_eq!((call.id(), call.uid, call.complete), ("slurm-7".to_owned(), 1500, false));
+        assert!(super::call(|name| all.get(name).cloned()).is_err());
+        assert!(ending(&variables(&[])).unwrap().complete);
+        for id in ["SLURM_JOB_ID", "SLURM_JOB_UID", "SLURM_CLUSTER_NAME", "SLURMD_NODENAME"] {
+            let mut all = all.clone();
+            all.remove(id);
+            assert!(ending(&all).unwrap_err()[0].message.contains(id));
+        }
+    }
+
+    #[test]
     fn positions_in_host_lists() {
         for (list, name, expected) in [
             ("n1", "n1", Some((0, 1))),
@@ -368,7 +415,13 @@ mod tests {
         assert!(ask(&comment, false).unwrap().is_empty());
         assert!(ask(&[("SLURM_JOB_COMMENT", "my run of denovo: x")], true).unwrap().is_empty());
         assert!(ask(&[("SLURM_JOB_COMMENT", "denovo: none")], true).unwrap().none);
-        for bad in ["denovo: imge=x", "denovo: bind=a:b", "denovo: bind=rel"] {
+        for bad in [
+            "denovo: imge=x",
+            "denovo: bind=a:b",
+            "denovo: bind=rel",
+            "denovo: image=a bundle=b",
+            "denovo: image=host image=a",
+        ] {
             assert!(ask(&[("SLURM_JOB_COMMENT", bad)], true).is_err(), "{bad}");
         }
         assert!(ask(&[("SPANK_DENOVO_IMAGE", "a\u{7}b")], true).is_err());

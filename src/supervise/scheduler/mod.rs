@@ -20,9 +20,10 @@ use super::job::{self, Ensured, ask, connect_to, wait_closed};
 use super::protocol::{Reply, Request};
 use super::stage::{self, Collected};
 use crate::host::process::Stat;
-use crate::host::{Facts, accounts, hardware, mpi};
+use crate::host::{self, Facts, accounts, hardware, mpi};
 use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
+use crate::policy::cpus::format_list;
 use crate::policy::job::check_hostname;
 use crate::problem::{Problem, Problems};
 use crate::record::job::{JobRecord, Jobs};
@@ -32,7 +33,7 @@ use crate::request::bind;
 use crate::request::freshness::Freshness;
 use crate::request::job::JobRequest;
 use crate::request::scheduler::site::{self, Scheduler};
-use crate::request::scheduler::{Call, Wishes};
+use crate::request::scheduler::{Call, Granted, Wishes};
 use crate::supervise::container::Refusal;
 
 /// How long a job's end is remembered, in seconds: a prolog that comes later
@@ -54,57 +55,130 @@ pub fn prolog(
     wishes: Result<Wishes, Problems>,
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
-    let (begun, notes, id) = (Instant::now(), Notes::new(base), call.id());
-    notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
+    let (notes, id) = (Notes::new(base), call.id());
+    let work = Work::begin(base, site, call, warn);
+    sweep(base, site);
     if notes.load(&id).is_some_and(|note| ended_before(&note, call)) {
         warn(&format!("job {id} has ended on this node already"));
         return Ok(());
     }
     let stands = notes.load(&id).is_some_and(|note| note.phase != Phase::Ended);
     let _held = freshness::prolog(base, fresh, &site.receipts, (&id, call.uid), stands)?;
-    let note = |phase, why| Note {
-        phase,
-        granted: call.granted.clone(),
-        uid: call.uid,
-        why,
-        at: now(),
-        took: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-    };
-    let refuse = |problems: &Problems| {
-        let why = sentence(problems);
-        warn(&format!("job {id}: {why}"));
-        notes.save(&id, &note(Phase::Refused, Some(why)))
-    };
     let wishes = match wishes {
-        Ok(wishes) if wishes.none => {
-            notes.save(&id, &note(Phase::None, None))?;
-            return Ok(());
-        }
+        Ok(wishes) if wishes.none => return work.note(Phase::None, None),
         Ok(wishes) => wishes,
-        Err(problems) => return Ok(refuse(&problems)?),
+        Err(problems) => return work.refuse(&problems),
     };
     let request = request(site, call, &wishes)?;
     match ensure(base, &request, call, warn) {
-        Ok(Ensured::Stood) => Ok(()),
-        Ok(Ensured::Made) => Ok(notes.save(&id, &note(Phase::Made, None))?),
+        // Else whoever made it was cut off before it could say so.
+        Ok(Ensured::Stood) if notes.load(&id).is_some_and(|n| is_noted(&n, call)) => Ok(()),
+        Ok(_) => work.note(Phase::Made, None),
         Err(refusal) if wishes.is_empty() => Err(refusal),
-        Err(refusal) => {
-            let plain = self::request(site, call, &Wishes::default())?;
-            ensure(base, &plain, call, warn)?;
-            end(base, &id)?;
-            Ok(refuse(&refusal.problems)?)
-        }
+        Err(refusal) => work.blame_wishes(&refusal.problems),
     }
+}
+
+/// What a prolog does that was cut off after so many seconds, with wishes: an image of
+/// the user's that takes its time to come is no fault of the node's.
+///
+/// # Errors
+/// The node cannot make environments.
+pub fn too_late(
+    base: &Path,
+    site: &Scheduler,
+    call: &Call,
+    seconds: u64,
+    warn: &dyn Fn(&str),
+) -> Result<(), Refusal> {
+    let problem = Problem::user(format!("what the job runs in was not ready after {seconds} s"));
+    Work::begin(base, site, call, warn).blame_wishes(&vec![problem])
+}
+
+/// One prolog, whose time counts from its start.
+struct Work<'a> {
+    base: &'a Path,
+    site: &'a Scheduler,
+    call: &'a Call,
+    warn: &'a dyn Fn(&str),
+    begun: Instant,
+    /// Seconds since 1970.
+    since: u64,
+}
+
+impl<'a> Work<'a> {
+    fn begin(base: &'a Path, site: &'a Scheduler, call: &'a Call, warn: &'a dyn Fn(&str)) -> Self {
+        Self { base, site, call, warn, begun: Instant::now(), since: now() }
+    }
+
+    /// Writes down how it went. An epilog that came meanwhile has found nothing to
+    /// end, so that what was made must not stay.
+    fn note(&self, phase: Phase, why: Option<String>) -> Result<(), Refusal> {
+        let (notes, id) = (Notes::new(self.base), self.call.id());
+        let note = Note {
+            phase,
+            granted: self.call.granted.clone(),
+            uid: self.call.uid,
+            why,
+            at: now(),
+            took: u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        {
+            let _lock = notes.lock()?;
+            let over = |n: &Note| is_over(n, self.call) && n.at >= self.since;
+            if !notes.load(&id).is_some_and(|n| over(&n)) {
+                return Ok(notes.save(&id, &note)?);
+            }
+        }
+        (self.warn)(&format!("job {id} has ended on this node meanwhile"));
+        end(self.base, &id)?;
+        Ok(())
+    }
+
+    fn refuse(&self, problems: &Problems) -> Result<(), Refusal> {
+        let why = sentence(problems);
+        (self.warn)(&format!("job {}: {why}", self.call.id()));
+        self.note(Phase::Refused, Some(why))
+    }
+
+    /// The user's matter, if an environment can be made without the wishes.
+    fn blame_wishes(&self, problems: &Problems) -> Result<(), Refusal> {
+        let plain = request(self.site, self.call, &Wishes::default())?;
+        end(self.base, &self.call.id())?;
+        ensure(self.base, &plain, self.call, self.warn)?;
+        end(self.base, &self.call.id())?;
+        self.refuse(problems)
+    }
+}
+
+/// Forgets jobs that no prolog can come for any more, not even one that began before
+/// their end.
+fn sweep(base: &Path, site: &Scheduler) {
+    let seconds = REMEMBERED.max(site.budget);
+    Notes::new(base).sweep(now(), seconds, |id| Jobs::new(base).directory(id).exists());
+}
+
+/// Whether the note is of this job, in whichever run.
+fn is_of(note: &Note, call: &Call) -> bool {
+    (note.uid, note.granted.job) == (call.uid, call.granted.job)
+        && note.granted.cluster == call.granted.cluster
+}
+
+fn is_noted(note: &Note, call: &Call) -> bool {
+    note.phase == Phase::Made && is_of(note, call) && note.granted.restarts == call.granted.restarts
+}
+
+/// Whether this run of the job, or a later one, has had its epilog.
+fn is_over(note: &Note, call: &Call) -> bool {
+    note.phase == Phase::Ended
+        && is_of(note, call)
+        && note.granted.restarts >= call.granted.restarts
 }
 
 /// A late prolog must not make what nobody ends; a job that was requeued may
 /// come back at once.
 fn ended_before(note: &Note, call: &Call) -> bool {
-    note.phase == Phase::Ended
-        && (note.uid, note.granted.job) == (call.uid, call.granted.job)
-        && note.granted.cluster == call.granted.cluster
-        && note.granted.restarts >= call.granted.restarts
-        && note.at.saturating_add(REMEMBERED) >= now()
+    is_over(note, call) && note.at.saturating_add(REMEMBERED) >= now()
 }
 
 fn ensure(
@@ -195,6 +269,17 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
         }),
         site::Memory::Scheduler | site::Memory::None => None,
     };
+    let choose = site.cpus == site::Cpus::Choose;
+    let own = if choose { host::affinity()? } else { Vec::new() };
+    if choose && call.granted.cpus > own.len() {
+        return Err(Problem::site(format!(
+            "the job has {} CPUs here, and slurmd, by which this runs, only {}: cpus = \
+             \"scheduler\" in [scheduler] leaves them to Slurm",
+            call.granted.cpus,
+            format_list(&own)
+        ))
+        .hint("cores that slurmd keeps for itself (CoreSpecCount) need task/cgroup in any case"));
+    }
     let mut granted = call.granted.clone();
     granted.accounts = accounts(site);
     granted.memory_follows = site.memory == site::Memory::Scheduler;
@@ -203,7 +288,7 @@ fn request(site: &Scheduler, call: &Call, wishes: &Wishes) -> Result<JobRequest,
         image,
         no_fetch: !site.pull,
         bundle,
-        cpus: (site.cpus == site::Cpus::Choose).then_some(call.granted.cpus),
+        cpus: choose.then_some(call.granted.cpus),
         memory,
         pids: site.pids,
         binds,
@@ -227,7 +312,9 @@ pub fn epilog(
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
     let (notes, id) = (Notes::new(base), call.id());
+    let lock = notes.lock()?;
     let note = notes.load(&id);
+    let call = &as_noted(call, note.as_ref());
     // An epilog that comes late must not end the next run of the job.
     if note.as_ref().is_some_and(|n| {
         n.phase != Phase::Ended
@@ -249,6 +336,7 @@ pub fn epilog(
             took: note.as_ref().map_or(0, |n| n.took),
         },
     )?;
+    drop(lock);
     let begun = Instant::now();
     let ended = end(base, &id);
     let to_end = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -279,10 +367,30 @@ pub fn epilog(
         keep(site, Receipt { freshness, ..receipt }, warn);
     }
     problems.extend(dirty);
-    notes.sweep(now(), REMEMBERED, |id| Jobs::new(base).directory(id).exists());
+    sweep(base, site);
     // What a prolog that was killed left.
     let _ = stage::collect_all_jobs(&Jobs::new(base));
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+}
+
+/// The run of the job that an epilog ends is the one that a prolog has noted. slurmctld
+/// counts a requeue before that; of a job that it has forgotten slurmd says that it
+/// is root's, and no more.
+fn as_noted(call: &Call, note: Option<&Note>) -> Call {
+    let same = |note: &&Note| {
+        let (theirs, ours) = (&note.granted, &call.granted);
+        (&theirs.cluster, theirs.job) == (&ours.cluster, ours.job)
+    };
+    match note.filter(same) {
+        Some(note) if !call.complete => {
+            Call { granted: note.granted.clone(), uid: note.uid, ..call.clone() }
+        }
+        Some(note) if note.granted.restarts < call.granted.restarts => {
+            let restarts = note.granted.restarts;
+            Call { granted: Granted { restarts, ..call.granted.clone() }, ..call.clone() }
+        }
+        _ => call.clone(),
+    }
 }
 
 /// Whether there is a receipt of this run of the job.
@@ -338,7 +446,10 @@ fn end(base: &Path, id: &str) -> Result<Option<Last>, Refusal> {
         match jobs.load(id) {
             None if jobs.directory(id).exists() => {
                 let _lock = jobs.lock(id)?;
-                jobs.forget(id)?;
+                // Who held it may have been making one.
+                if jobs.load(id).is_none() {
+                    jobs.forget(id)?;
+                }
             }
             None => return Ok(last),
             // On its way in or out.
@@ -350,6 +461,9 @@ fn end(base: &Path, id: &str) -> Result<Option<Last>, Refusal> {
                 let usage = cgroup::usage(&record.cgroup);
                 last.get_or_insert_with(|| look(record.clone(), usage));
                 let _lock = jobs.lock(id)?;
+                if jobs.load(id).is_none_or(|now| now.monitor != record.monitor) {
+                    continue;
+                }
                 if !stage::take_back(&jobs, &record) {
                     return Err(undead(Some(&record), id).into());
                 }
