@@ -91,6 +91,8 @@ bench-mpi: ## MPI inside against the bare node, and a job beside a greedy one
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build
 	@benches/mpi/run $(binary)
+	@$(MAKE) --no-print-directory spank
+	@benches/mpi/srun $(binary) $(plugin)
 
 install: $(binary) ## binary and licence to PREFIX (/usr/local), below DESTDIR if given
 	install -d $(bindir) $(docdir)
