@@ -79,6 +79,12 @@ pub(super) fn is_receipt(path: &Path) -> bool {
     !name.starts_with('=') && name.ends_with(".json")
 }
 
+/// A receipt's place in the chain, as its file says.
+pub(super) fn sequence(path: &Path) -> Option<u64> {
+    let (text, _) = super::text(path).ok()?;
+    serde_json::from_slice::<Receipt>(&text).ok()?.chain.map(|link| link.sequence)
+}
+
 impl Receipts {
     /// Keeps one, as the last of the chain: root's, readable by the job's
     /// group-less owner.
@@ -187,13 +193,9 @@ impl Receipts {
     /// Removes receipts; the head says first that they are no longer kept.
     pub(super) fn forget(&self, over: &[PathBuf], key: Option<&Key>) {
         let Ok(_lock) = self.lock() else { return };
-        let sequence = |path: &PathBuf| {
-            let (text, _) = super::text(path).ok()?;
-            serde_json::from_slice::<Receipt>(&text).ok()?.chain.map(|c| c.sequence)
-        };
         let Ok(head) = self.head() else { return };
         if let Some(mut head) = head.map(|head| self.adopted(head))
-            && let Some(newest) = over.iter().filter_map(sequence).max()
+            && let Some(newest) = over.iter().filter_map(|path| sequence(path)).max()
         {
             // A receipt is its user's to change, who could have all that are
             // left pass for pruned.

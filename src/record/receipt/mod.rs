@@ -183,9 +183,10 @@ impl Receipts {
     /// Removes those older than `days`, then the oldest until the rest has
     /// at most `bytes`. Their age is that of the inode, and one counts for
     /// no more than `USUAL`: what else the file says is its user's to change,
-    /// and others' receipts would go for it.
+    /// and others' receipts would go for it. Of those that are as old as the clock of the
+    /// file system can tell, the chain's first go first: it must have no hole.
     pub fn prune(&self, now: u64, days: u64, bytes: u64, key: Option<&Key>) {
-        let mut all: Vec<(u64, u64, PathBuf)> = fs::read_dir(&self.dir)
+        let mut all: Vec<((u64, i64), u64, PathBuf)> = fs::read_dir(&self.dir)
             .into_iter()
             .flatten()
             .flatten()
@@ -193,13 +194,16 @@ impl Receipts {
             .filter_map(|entry| {
                 let meta = entry.metadata().ok().filter(|m| m.is_file())?;
                 let size = meta.len().min(USUAL);
-                Some((u64::try_from(meta.ctime()).unwrap_or(0), size, entry.path()))
+                let at = (u64::try_from(meta.ctime()).unwrap_or(0), meta.ctime_nsec());
+                Some((at, size, entry.path()))
             })
             .collect();
-        all.sort();
+        all.sort_by(|(a, _, one), (b, _, other)| {
+            a.cmp(b).then_with(|| chain::sequence(one).cmp(&chain::sequence(other)))
+        });
         let mut total: u64 = all.iter().map(|(_, size, _)| size).sum();
         let mut over = Vec::new();
-        for (at, size, path) in all {
+        for ((at, _), size, path) in all {
             let old = at.saturating_add(days.saturating_mul(86_400)) < now;
             if old || total > bytes {
                 total -= size;
@@ -304,6 +308,25 @@ pub mod tests {
         }
         let ended = receipts.ended(10);
         assert_eq!(ended.iter().map(|e| &*e.id).collect::<Vec<_>>(), ["c", "d"]);
+    }
+
+    #[test]
+    fn pruning_leaves_no_hole_whatever_the_sizes() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (dir, receipts) = (temporary.path(), Receipts::new(temporary.path()));
+        // All within a second, the first the longest, their names in no order.
+        for number in (0..12usize).rev() {
+            let problems = vec!["x".repeat(number * 40)];
+            let id = format!("slurm-{}", 7 + (number * 5) % 12);
+            receipts.save(Receipt { problems, ..receipt(&id, 1) }, None).unwrap();
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        for bytes in [7000, 5000, 3000, 2000] {
+            receipts.prune(now.as_secs(), 1, bytes, None);
+            let seen = verify(dir, None).unwrap();
+            assert_eq!(seen.flaw, None, "{bytes}");
+            assert!(seen.chained > 0 && seen.chained < 12, "{seen:?}");
+        }
     }
 
     #[test]
