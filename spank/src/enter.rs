@@ -136,6 +136,7 @@ pub fn environment(
     step: &Step,
     home: Option<&str>,
     brought: &[(String, OwnedFd)],
+    terminal: Option<&(String, OwnedFd)>,
 ) -> Result<Option<String>, String> {
     let here = std::env::current_dir().ok();
     let outside: Vec<Option<(u64, u64)>> = brought.iter().map(|(path, _)| identity(path)).collect();
@@ -149,6 +150,10 @@ pub fn environment(
         if outside.is_none() || identity(path) != outside {
             attach(path, mount)?;
         }
+    }
+    if let Some((path, mount)) = terminal {
+        // Without a name it is a terminal as well.
+        let _ = name_terminal(path, mount);
     }
     let missed = stand_where(here.as_deref(), home);
     own_part_of_queues();
@@ -247,6 +252,27 @@ pub fn copy_of_mount(path: &str) -> Result<OwnedFd, String> {
     }
 }
 
+/// The terminal that Slurm has made for the task (`srun --pty`), by its name outside.
+pub fn terminal() -> Option<String> {
+    let path = std::fs::read_link("/proc/self/fd/0").ok()?;
+    let number = path.to_str()?.strip_prefix("/dev/pts/")?;
+    number.bytes().all(|b| b.is_ascii_digit()).then(|| format!("/dev/pts/{number}"))
+}
+
+/// Gives it a name inside, where /dev/pts has terminals of its own: else ttyname(3)
+/// finds none, and tmux and gpg do not start.
+fn name_terminal(path: &str, mount: &OwnedFd) -> Result<(), String> {
+    let inside = path.replacen("/dev/pts/", "/dev/pts-", 1);
+    // One that is there already is not opened: it may be a terminal.
+    match std::fs::OpenOptions::new().write(true).create_new(true).open(&inside) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(format!("{inside}: {e}"));
+        }
+        _ => {}
+    }
+    put(&inside, mount)
+}
+
 /// Mounts a detached tree where it is outside.
 fn attach(path: &str, mount: &OwnedFd) -> Result<(), String> {
     std::fs::DirBuilder::new()
@@ -254,6 +280,10 @@ fn attach(path: &str, mount: &OwnedFd) -> Result<(), String> {
         .mode(0o755)
         .create(path)
         .map_err(|e| format!("{path}: {e}"))?;
+    put(path, mount)
+}
+
+fn put(path: &str, mount: &OwnedFd) -> Result<(), String> {
     let to = CString::new(path).map_err(|e| e.to_string())?;
     // SAFETY: both paths are NUL-terminated and outlive the call.
     let rc = unsafe {

@@ -235,8 +235,10 @@ pub fn task(spank: Spank, _: &[String]) -> Result<(), String> {
             Err(why) => abi::tell(&format!("denovo: {why}")),
         }
     }
+    let terminal = enter::terminal()
+        .and_then(|path| Some((path.clone(), monitor::bring(&state.base, state.job, &path).ok()?)));
     let home = spank.get("HOME");
-    let missed = enter::environment(step, home.as_deref(), &brought)
+    let missed = enter::environment(step, home.as_deref(), &brought, terminal.as_ref())
         .map_err(|why| format!("denovo: {why}"))?;
     // Once for a step of many tasks.
     if let Some(what) = missed.filter(|_| spank.get("SLURM_PROCID").is_none_or(|n| n == "0")) {

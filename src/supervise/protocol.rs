@@ -46,8 +46,8 @@ pub enum Request {
     },
     /// Root's: look at what those groups have counted, before they go.
     Count,
-    /// The caller's own directory on the node, such as an MPI launcher's, as
-    /// a detached mount.
+    /// The caller's own directory on the node, such as an MPI launcher's, or its
+    /// terminal, as a detached mount.
     Bring {
         path: String,
     },

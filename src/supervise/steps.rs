@@ -67,8 +67,8 @@ pub fn limit_memory(orders: &mut Orders, memory: Option<u64>) -> Result<(), Stri
     orders.jobs.save(&orders.record).map_err(|p| p.message)
 }
 
-/// A detached mount of a directory that belongs to the environment's user:
-/// nothing comes in with it that is not that user's own anyway.
+/// A detached mount of a directory, or of a terminal, that belongs to the
+/// environment's user: nothing comes in with it that is not that user's own anyway.
 ///
 /// # Errors
 /// Why not, as a sentence.
@@ -78,15 +78,28 @@ pub fn bring(path: &str, uid: u32) -> Result<OwnedFd, String> {
         return Err(refused("is no absolute path"));
     }
     let text = std::ffi::CString::new(path).map_err(|_| refused("holds a NUL byte"))?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = nix::fcntl::open(&*text, flags, nix::sys::stat::Mode::empty())
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let own = nix::fcntl::open(&*text, flags, nix::sys::stat::Mode::empty())
         .map_err(|e| refused(e.desc()))?;
-    let owner = nix::sys::stat::fstat(&dir).map_err(|e| refused(e.desc()))?.st_uid;
-    if owner != uid {
-        return Err(refused(&format!("belongs to uid {owner}, not to {uid}")));
+    let stat = nix::sys::stat::fstat(&own).map_err(|e| refused(e.desc()))?;
+    let terminal = is_terminal(&stat);
+    if !terminal && stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        return Err(refused("is no directory"));
     }
-    let mount = sys::clone_tree(dir.as_fd(), c"", false).map_err(|e| refused(e.desc()))?;
-    let harmless = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    if stat.st_uid != uid {
+        return Err(refused(&format!("belongs to uid {}, not to {uid}", stat.st_uid)));
+    }
+    let mount = sys::clone_tree(own.as_fd(), c"", false).map_err(|e| refused(e.desc()))?;
+    // With NODEV no device could be opened.
+    let devices = if terminal { 0 } else { libc::MOUNT_ATTR_NODEV };
+    let harmless = libc::MOUNT_ATTR_NOSUID | devices;
     sys::mount_setattr(mount.as_fd(), harmless, 0, false).map_err(|e| refused(e.desc()))?;
     Ok(mount)
+}
+
+/// Whether it is the lower end of a pseudoterminal: majors 136 to 143 (kernel document
+/// admin-guide/devices.txt).
+fn is_terminal(stat: &nix::sys::stat::FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR
+        && (136..=143).contains(&nix::sys::stat::major(stat.st_rdev))
 }
