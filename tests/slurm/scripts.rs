@@ -242,6 +242,16 @@ fn a_broken_node_is_drained_with_the_reason() {
 }
 
 #[test]
+fn a_budget_that_no_clock_counts_is_none() {
+    let Some(c) = cluster("a_budget_that_no_clock_counts_is_none") else { return };
+    c.site(&format!("[scheduler]\nbudget = {}\n", i64::MAX));
+    run(&c, "prolog", JOB + 150, &[]);
+    run(&c, "epilog", JOB + 150, &[]);
+    c.site("");
+    c.clean();
+}
+
+#[test]
 fn to_be_asked_what_would_be_done_drains_nothing() {
     let Some(c) = cluster("to_be_asked_what_would_be_done_drains_nothing") else { return };
     c.site("[scheduler]\nscrach = \"/tmp\"\n");

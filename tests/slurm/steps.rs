@@ -81,6 +81,26 @@ fn an_interactive_shell_is_inside() {
 }
 
 #[test]
+fn the_terminal_of_a_step_has_a_name_inside() {
+    let Some(c) = cluster("the_terminal_of_a_step_has_a_name_inside") else { return };
+    let look = "tty; [ -c \"$(tty)\" ] && echo opened >\"$(tty)\"; readlink /proc/self/ns/pid\n";
+    c.file("alice", "look", look);
+    let srun = c.user("alice", &["srun", "-w", "n1", "--pty", "sh", "./look"]);
+    let words: Vec<_> = srun.get_args().map(|word| word.to_string_lossy()).collect();
+    let line = format!("{} {}", srun.get_program().to_string_lossy(), words.join(" "));
+    // srun asks for a terminal of its own.
+    let mut under = std::process::Command::new("script");
+    under.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::null());
+    for _ in 0..2 {
+        let done = finish(&mut under);
+        assert!(done.out.contains("/dev/pts-") && done.out.contains("opened"), "{done:?}");
+        let own = c.ask("n1", "readlink /proc/self/ns/pid");
+        assert!(done.out.contains("pid:[") && !done.out.contains(own.trim()), "{done:?}");
+    }
+    c.clean();
+}
+
+#[test]
 fn a_task_that_is_not_where_it_was_told_to_be_says_so() {
     let Some(c) = cluster("a_task_that_is_not_where_it_was_told_to_be_says_so") else { return };
     c.ask("n1", "mkdir -p /run/place && chmod 777 /run/place");

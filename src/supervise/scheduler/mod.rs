@@ -40,6 +40,9 @@ use crate::supervise::container::Refusal;
 /// than its epilog makes nothing.
 const REMEMBERED: u64 = 20;
 
+/// Most seconds of a budget: more than any clock counts is as good as none.
+const LONGEST: u64 = 365 * 86_400;
+
 /// How long the processes of a job may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -514,7 +517,8 @@ pub fn within(seconds: u64, what: &str, work: impl FnOnce() -> i32) -> Result<i3
         Forked::Parent(pid) => pid,
     };
     let pidfd = sys::pidfd_open(pid).map_err(failed)?;
-    if !closes(&pidfd, Instant::now() + Duration::from_secs(seconds.max(1))) {
+    let limit = Duration::from_secs(seconds.clamp(1, LONGEST));
+    if !closes(&pidfd, Instant::now() + limit) {
         let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
         return Err(Problem::site(format!("{what}: gave up after {seconds} s"))
             .hint("[scheduler] budget in /etc/denovo/denovo.toml is the limit"));
