@@ -224,6 +224,10 @@ fn a_bundle_and_binds_are_what_the_job_runs_in() {
 fn an_image_that_does_not_come_in_time_is_no_fault_of_the_nodes() {
     let test = "an_image_that_does_not_come_in_time_is_no_fault_of_the_nodes";
     let Some(c) = cluster(test) else { return };
+    if !std::path::Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
+        crate::common::skip(test, "needs a certificate authority to go as far as to wait");
+        return;
+    }
     // A registry that takes every call and answers none.
     let silent = "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 9, \
                   LocalPort => 47113) or die; sleep 100' </dev/null >/dev/null 2>&1 & \
