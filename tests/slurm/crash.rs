@@ -125,10 +125,13 @@ fn a_job_that_is_requeued_has_an_environment_each_time() {
     c.until("it runs", || c.home("alice").join("running").exists());
     std::fs::remove_file(c.home("alice").join("running")).unwrap();
     c.ask("c", &format!("scontrol requeue {job}"));
-    // Slurm itself would wait for two minutes.
+    // Slurm itself would wait for two minutes. slurmd runs no prolog for a job that
+    // comes again in the second in which it was ended (src/common/slurm_cred.c,
+    // slurm_cred_handle_reissue).
     c.until("it is pending", || {
         c.ask("c", &format!("squeue --noheader --format=%T -j {job}")).trim() == "PENDING"
     });
+    std::thread::sleep(std::time::Duration::from_secs(3));
     c.ask("c", &format!("scontrol update jobid={job} starttime=now"));
     c.until("it is over or runs again", || {
         let state = c.ask("c", &format!("squeue --noheader --format=%T -j {job} || true"));
