@@ -6,7 +6,7 @@
 //! (LDAP, sssd).
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// One user, as in passwd(5).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -55,6 +55,24 @@ pub fn group_by_name(name: &str) -> Option<Group> {
 pub fn group_by_gid(gid: u32) -> Option<Group> {
     let known = |text: &str| groups(text).find(|g| g.gid == gid);
     known(&file("/etc/group")).or_else(|| known(&getent("group", &gid.to_string())?))
+}
+
+/// Names of those of these groups that have one.
+///
+/// # Arguments
+/// * `everywhere` - whether `getent` is run, once, for what /etc/group does not know
+pub fn group_names(gids: &[u32], everywhere: bool) -> Vec<(u32, String)> {
+    let named = |text: &str| -> Vec<(u32, String)> {
+        let known = groups(text).filter(|g| gids.contains(&g.gid));
+        known.map(|g| (g.gid, g.name)).collect()
+    };
+    let mut found = named(&file("/etc/group"));
+    let missing = gids.iter().filter(|gid| found.iter().all(|(known, _)| known != *gid));
+    let missing: Vec<String> = missing.map(u32::to_string).collect();
+    if everywhere && !missing.is_empty() {
+        found.extend(getent_output("group", &missing).iter().flat_map(|o| named(&text_of(o))));
+    }
+    found
 }
 
 /// All groups of `user`, its primary one first, as initgroups(3) would set them.
@@ -167,15 +185,25 @@ fn getent(database: &str, key: &str) -> Option<String> {
     if key.is_empty() || key.starts_with('-') || key.contains(['\0', '\n', ':']) {
         return None;
     }
+    let output = getent_output(database, &[key.to_owned()])?;
+    output.status.success().then(|| text_of(&output))
+}
+
+/// Also where it does not know all of the keys.
+fn getent_output(database: &str, keys: &[String]) -> Option<Output> {
     let program = ["/usr/bin/getent", "/bin/getent"].into_iter().find(|p| Path::new(p).exists())?;
-    let output = Command::new(program)
-        .args([database, key])
+    Command::new(program)
+        .arg(database)
+        .args(keys)
         .env_clear()
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
-        .ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        .ok()
+}
+
+fn text_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[cfg(test)]
@@ -219,6 +247,10 @@ mod tests {
         assert_eq!(groups_of(&root)[0], root.gid);
         assert_eq!(user_by_name("no-such-user-here"), None);
         assert_eq!(group_by_gid(4_000_000_001), None);
+        let root = vec![(0, "root".to_owned())];
+        for everywhere in [false, true] {
+            assert_eq!(group_names(&[0, 4_000_000_001], everywhere), root);
+        }
         assert_eq!(user_by_name("-x"), None);
     }
 }

@@ -14,7 +14,7 @@ fn a_task_is_in_an_environment_of_its_user() {
         "n1",
         "sh",
         "-c",
-        "id -u; id -G; hostname; pwd; ps -e -o args= | grep -v -e ps -e sh -e grep; \
+        "id -u; id -G; id -Gn; hostname; pwd; ps -e -o args= | grep -v -e ps -e sh -e grep; \
          ls -A /tmp; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; echo $SLURM_JOB_NODELIST; \
          cat /proc/self/uid_map; \
          awk '/msgqueue/ { print \"queues\", $4 * 2 == $5 }' /proc/self/limits",
@@ -25,6 +25,7 @@ fn a_task_is_in_an_environment_of_its_user() {
         [
             "61001",
             "61001 61100",
+            "alice project",
             "n1",
             "/home/alice",
             "init",

@@ -240,6 +240,10 @@ fn has_id(table: &str, id: u32) -> bool {
     table.lines().any(|line| line.split(':').nth(2) == Some(&id))
 }
 
+fn has_name(table: &str, name: &str) -> bool {
+    table.lines().any(|line| line.split(':').next() == Some(name))
+}
+
 fn with_user(table: &str, person: &Person) -> String {
     let mut table = ended(table);
     if !has_id(&table, person.uid) {
@@ -254,7 +258,12 @@ fn with_groups(table: &str, person: &Person) -> String {
     let mut table = ended(table);
     for gid in std::iter::once(&person.gid).chain(&person.groups) {
         if !has_id(&table, *gid) {
-            let name = if *gid == person.gid { person.name.clone() } else { format!("group{gid}") };
+            let known = person.group_names.iter().find(|(known, _)| known == gid);
+            let name = known.map(|(_, name)| name.clone()).filter(|name| !has_name(&table, name));
+            let name = name.unwrap_or_else(|| match *gid == person.gid {
+                true if !has_name(&table, &person.name) => person.name.clone(),
+                _ => format!("group{gid}"),
+            });
             table.push_str(&format!("{name}:x:{gid}:\n"));
         }
     }
@@ -306,9 +315,22 @@ mod tests {
 
     #[test]
     fn an_account_that_the_image_has_is_left_alone() {
-        let person = Person { uid: 7, gid: 8, groups: vec![8, 9], name: "eve".into(), home: None };
+        let person = Person {
+            uid: 7,
+            gid: 8,
+            groups: vec![8, 9],
+            group_names: Vec::new(),
+            name: "eve".into(),
+            home: None,
+        };
         assert_eq!(with_user("lp:x:7:7::/:/bin/sh", &person), "lp:x:7:7::/:/bin/sh\n");
         assert_eq!(with_user("", &person), "eve:x:7:8:eve:/:/bin/sh\n");
         assert_eq!(with_groups("g:x:9:", &person), "g:x:9:\neve:x:8:\n");
+        // As on the node, unless the image knows another by that name.
+        let group_names = vec![(8, "staff".into()), (9, "project".into())];
+        let named = Person { group_names, ..person };
+        assert_eq!(with_groups("", &named), "staff:x:8:\nproject:x:9:\n");
+        let taken = "project:x:5:\nstaff:x:6:\n";
+        assert_eq!(with_groups(taken, &named), format!("{taken}eve:x:8:\ngroup9:x:9:\n"));
     }
 }

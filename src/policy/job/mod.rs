@@ -21,6 +21,8 @@ pub struct Person {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
+    /// Of `gid` and `groups`, where they have names on the node.
+    pub group_names: Vec<(u32, String)>,
     pub name: String,
     pub home: Option<PathBuf>,
 }

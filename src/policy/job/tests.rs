@@ -19,7 +19,14 @@ fn facts(uid: u32) -> Facts {
 
 fn person(uid: u32) -> Person {
     let home = Some(PathBuf::from(format!("/home/u{uid}")));
-    Person { uid, gid: uid, groups: vec![uid, 50], name: format!("u{uid}"), home }
+    Person {
+        uid,
+        gid: uid,
+        groups: vec![uid, 50],
+        group_names: Vec::new(),
+        name: format!("u{uid}"),
+        home,
+    }
 }
 
 fn decided(caller: u32, user: u32, request: &JobRequest, cwd: &str) -> Decided {

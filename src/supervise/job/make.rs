@@ -332,6 +332,9 @@ pub fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
         if accounts::user_by_uid(uid).is_none() {
             person.groups = vec![gid];
         }
+        if person.gid != gid {
+            person.group_names.extend(accounts::group_names(&[gid], true));
+        }
         person.gid = gid;
     }
     Ok(person)
@@ -352,10 +355,14 @@ fn described(uid: u32, own: Option<(u32, &[u32])>) -> Person {
     };
     let named = variable("HOME").map(PathBuf::from).filter(owned);
     let home = named.or_else(|| account.as_ref().map(|u| PathBuf::from(&u.home)));
+    // One who makes an environment for itself waits for no name service.
+    let all: Vec<u32> = std::iter::once(gid).chain(groups.iter().copied()).collect();
+    let group_names = accounts::group_names(&all, own.is_none());
     Person {
         uid,
         gid,
         groups,
+        group_names,
         name: account.map_or_else(|| format!("u{uid}"), |u| u.name),
         home: home.filter(|h| h.is_absolute() && h.is_dir() && fits_account(h)),
     }
