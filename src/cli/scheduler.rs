@@ -1,7 +1,8 @@
 //! What a batch scheduler calls, and what its administrator needs.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
@@ -208,7 +209,22 @@ fn drain(site: &Scheduler, node: &str, reason: &str) {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     // What the node cannot tell, slurmd still does by the exit code.
-    let _ = command.status();
+    let _ = command.spawn().and_then(|child| patiently(child, TO_DRAIN));
+}
+
+/// How long scontrol may try to reach its controller: the job waits for that.
+const TO_DRAIN: Duration = Duration::from_secs(15);
+
+fn patiently(mut child: Child, limit: Duration) -> std::io::Result<ExitStatus> {
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill()?;
+    child.wait()
 }
 
 pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
@@ -278,7 +294,16 @@ fn installed() -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_version;
+    use super::*;
+
+    #[test]
+    fn who_does_not_end_is_not_waited_for() {
+        let start = |words: &[&str]| Command::new(words[0]).args(&words[1..]).spawn().unwrap();
+        let patience = Duration::from_millis(100);
+        assert_eq!(patiently(start(&["sleep", "1000"]), patience).unwrap().code(), None);
+        let quick = patiently(start(&["sh", "-c", "exit 3"]), Duration::from_secs(60));
+        assert_eq!(quick.unwrap().code(), Some(3));
+    }
 
     #[test]
     fn versions() {
