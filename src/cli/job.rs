@@ -303,10 +303,15 @@ fn list(all: &[Seen], as_json: bool) -> Result<i32, Refusal> {
             r.uid,
             seen.processes,
             rfc3339(r.created),
-            r.bundle
+            printable(&r.bundle)
         ));
     }
     Ok(0)
+}
+
+/// A user's words must not give orders to root's terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn receipt(id: &str, as_json: bool) -> Result<i32, Refusal> {
@@ -386,7 +391,7 @@ fn show(seen: &Seen, as_json: bool) -> Result<i32, Refusal> {
     let rows = [
         ("job", r.id.clone()),
         ("user", r.uid.to_string()),
-        ("bundle", r.bundle.clone()),
+        ("bundle", printable(&r.bundle)),
         ("since", rfc3339(r.created)),
         ("processes that joined", seen.processes.to_string()),
         ("network", network.into()),

@@ -45,6 +45,12 @@ pub fn started(pid: i32) -> Option<u64> {
     Stat::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)?.started()
 }
 
+/// Parent of a process that runs; 0 where it has none that can be seen.
+pub fn parent(pid: i32) -> Option<i32> {
+    let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    Stat::parse(&line)?.number(4).and_then(|parent| i32::try_from(parent).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

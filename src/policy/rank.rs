@@ -216,7 +216,9 @@ pub fn launcher_directories(uid: u32) -> Vec<String> {
         path.symlink_metadata()
             .is_ok_and(|m| m.is_dir() && std::os::unix::fs::MetadataExt::uid(&m) == uid)
     };
-    let mut found: Vec<String> = std::env::vars()
+    let mut found: Vec<String> = std::env::vars_os()
+        // A variable of other bytes than UTF-8 is no launcher's.
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| is_launchers(name))
         .map(|(_, value)| value)
         .chain(slurms_pmix_directory(uid))
@@ -248,40 +250,68 @@ fn slurms_pmix_directory(uid: u32) -> Option<String> {
 /// The id that every rank of one job finds by itself: the scheduler's, else
 /// the launcher's, else one for this command alone.
 pub fn default_id() -> String {
-    let variable = |name: &str| std::env::var(name).ok().filter(|v| is_id(v));
-    let schedulers = [
-        ("SLURM_JOB_ID", "slurm"),
-        ("PBS_JOBID", "pbs"),
-        ("LSB_JOBID", "lsf"),
-        ("FLUX_JOB_ID", "flux"),
-        ("COBALT_JOBID", "cobalt"),
-    ];
-    for (name, prefix) in schedulers {
-        if let Some(id) = variable(name) {
-            return format!("{prefix}-{id}");
-        }
+    if let Some(id) = schedulers_id(|name| std::env::var(name).ok()) {
+        return id;
     }
-    // Grid Engine's name for it is too common a word to stand alone.
-    if let (Some(id), true) = (variable("JOB_ID"), std::env::var_os("SGE_ROOT").is_some()) {
-        return format!("sge-{id}");
-    }
-    // Ranks of one launcher on one node have one parent: Open MPI's orted or
-    // mpirun, MPICH's hydra proxy. Its pid alone could come again.
+    // The launcher's pid alone could come again.
     let start = |pid| process::started(pid).unwrap_or_default();
-    if std::env::vars()
-        .any(|(name, _)| name.starts_with("PMI") || name.starts_with("OMPI_COMM_WORLD"))
-    {
-        let parent = nix::unistd::getppid().as_raw();
-        return format!("mpi-{parent}-{}", start(parent));
+    let own = rank_name(std::env::vars_os().map(|(n, v)| [n.as_bytes(), v.as_bytes()].join(&b'=')));
+    if !own.is_empty() {
+        let launcher = launcher(nix::unistd::getppid().as_raw(), &own);
+        return format!("mpi-{launcher}-{}", start(launcher));
     }
     format!("run-{}-{}", std::process::id(), start(std::process::id() as i32))
 }
 
-fn is_id(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 128
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-        && !text.starts_with('.')
+/// Of a batch scheduler's job, by its variables. Elements of an array are jobs of
+/// their own: PBS and Slurm number them so, LSF and Grid Engine beside the job.
+fn schedulers_id(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let named = [
+        ("SLURM_JOB_ID", "slurm", None),
+        ("PBS_JOBID", "pbs", None),
+        ("LSB_JOBID", "lsf", Some("LSB_JOBINDEX")),
+        ("FLUX_JOB_ID", "flux", None),
+        ("COBALT_JOBID", "cobalt", None),
+        // Grid Engine's name for it is too common a word to stand alone.
+        ("JOB_ID", "sge", Some("SGE_TASK_ID")),
+    ];
+    named.into_iter().find_map(|(name, prefix, element)| {
+        let id = variable(name).filter(|id| !id.is_empty() && id.len() <= 128)?;
+        if prefix == "sge" {
+            variable("SGE_ROOT")?;
+        }
+        // What is no array has 0 or `undefined` there.
+        let element = element.and_then(&variable).filter(|n| n.parse().is_ok_and(|n: u64| n > 0));
+        let whole = element.map_or_else(|| id.clone(), |element| format!("{id}.{element}"));
+        // An array of PBS's is `17[3].server`; Flux's ids begin with a letter that is
+        // not of ASCII.
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        Some(format!("{prefix}-{}", whole.chars().map(plain).collect::<String>()))
+    })
+}
+
+/// The variables by which one rank is told from others.
+fn rank_name<T: AsRef<[u8]>>(variables: impl IntoIterator<Item = T>) -> Vec<Vec<u8>> {
+    let is_own = |entry: &[u8]| entry.starts_with(b"PMI") || entry.starts_with(b"OMPI_COMM_WORLD");
+    let all = variables.into_iter().map(|entry| entry.as_ref().to_vec());
+    let mut own: Vec<Vec<u8>> = all.filter(|entry| is_own(entry)).collect();
+    own.sort();
+    own
+}
+
+/// Ranks of one launcher on one node have one parent: Open MPI's orted or
+/// mpirun, MPICH's hydra proxy. A script between it and us has the rank's
+/// variables too.
+fn launcher(parent: i32, own: &[Vec<u8>]) -> i32 {
+    let mut pid = parent;
+    while let Ok(text) = std::fs::read(format!("/proc/{pid}/environ")) {
+        let theirs = rank_name(text.split(|byte| *byte == 0));
+        match process::parent(pid).filter(|above| *above > 0) {
+            Some(above) if theirs == own => pid = above,
+            _ => break,
+        }
+    }
+    pid
 }
 
 #[cfg(test)]
@@ -323,6 +353,26 @@ mod tests {
     fn an_image_does_not_get_the_nodes_paths() {
         let own = [("LD_LIBRARY_PATH", "/x"), ("PATH", "/x"), ("A", "1")];
         assert_eq!(env(&own, &["PATH=/image"], &["A=2"], false, false), ["A=2", "PATH=/image"]);
+    }
+
+    #[test]
+    fn each_jobs_id_is_its_own_and_can_stand_as_one() {
+        for (variables, expected) in [
+            (&[("SLURM_JOB_ID", "7")][..], Some("slurm-7")),
+            (&[("PBS_JOBID", "17[3].server")], Some("pbs-17-3-.server")),
+            (&[("LSB_JOBID", "7"), ("LSB_JOBINDEX", "0")], Some("lsf-7")),
+            (&[("LSB_JOBID", "7"), ("LSB_JOBINDEX", "3")], Some("lsf-7.3")),
+            (&[("FLUX_JOB_ID", "\u{192}2oL")], Some("flux--2oL")),
+            (&[("JOB_ID", "7")], None),
+            (&[("JOB_ID", "7"), ("SGE_ROOT", "/x"), ("SGE_TASK_ID", "undefined")], Some("sge-7")),
+            (&[("JOB_ID", "7"), ("SGE_ROOT", "/x"), ("SGE_TASK_ID", "2")], Some("sge-7.2")),
+            (&[("SLURM_JOB_ID", "")], None),
+        ] {
+            let of = |name: &str| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned())
+            };
+            assert_eq!(schedulers_id(of).as_deref(), expected, "{variables:?}");
+        }
     }
 
     #[test]

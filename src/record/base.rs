@@ -1,7 +1,7 @@
 //! Where records live.
 
-use std::fs::{DirBuilder, Metadata};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{DirBuilder, Metadata, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::problem::Problem;
@@ -52,14 +52,13 @@ pub fn unwritable(path: &Path, why: &std::io::Error, otherwise: Option<&str>) ->
 /// # Errors
 /// It cannot be made, or is not a directory of the caller's.
 pub fn own_directory(path: &Path, mode: u32, uid: u32) -> Result<(), Problem> {
-    let made = DirBuilder::new().mode(mode).create(path);
-    match made {
+    match make_directory(path, mode) {
         Ok(()) => return Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             if let Some(parent) = path.parent() {
                 own_directory(parent, mode, uid)?;
             }
-            match DirBuilder::new().mode(mode).create(path) {
+            match make_directory(path, mode) {
                 Ok(()) => return Ok(()),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(cannot(path, &e)),
@@ -79,6 +78,16 @@ pub fn own_directory(path: &Path, mode: u32, uid: u32) -> Result<(), Problem> {
         .hint("remove it, or name another place with --root DIR")),
         Err(e) => Err(cannot(path, &e)),
     }
+}
+
+/// Makes a directory of this very mode: a umask that keeps others out would keep a
+/// job's user from what root made for it.
+///
+/// # Errors
+/// As mkdir(2) and chmod(2).
+pub fn make_directory(path: &Path, mode: u32) -> std::io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 fn private_enough(m: &Metadata) -> bool {

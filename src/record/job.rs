@@ -1,8 +1,8 @@
 //! Records of jobs' environments: one directory each, with `state.json` and
 //! the socket of the monitor.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -135,11 +135,9 @@ impl Jobs {
     /// It exists, or cannot be made.
     pub fn make(&self, id: &str) -> Result<(), Problem> {
         let dir = self.directory(id);
-        DirBuilder::new()
-            .mode(0o711)
-            .create(&dir)
+        base::make_directory(&dir, 0o711)
             .and_then(|()| {
-                let root = DirBuilder::new().mode(0o711).create(dir.join("root"));
+                let root = base::make_directory(&dir.join("root"), 0o711);
                 root.inspect_err(|_| drop(fs::remove_dir(&dir)))
             })
             .map_err(|e| base::unwritable(&dir, &e, Some(ELSEWHERE)))

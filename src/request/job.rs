@@ -62,7 +62,6 @@ impl JobRequest {
             ("--shm-size", other(&self.shm_size, &made.shm_size)),
             ("--no-home", self.no_home && !made.no_home),
             ("--hostname", other(&self.hostname, &made.hostname)),
-            ("--user", other(&self.user, &made.user)),
         ];
         all.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }

@@ -74,6 +74,9 @@ struct Monitor {
     /// Those that are not the node's own, in the order of entering.
     namespaces: Vec<(Kind, OwnedFd)>,
     listener: OwnedFd,
+    /// Who made it, until the first has joined; if that is killed before, nobody
+    /// would ever leave. None where the environment is to stay.
+    maker: Option<OwnedFd>,
     clients: Vec<Client>,
     /// Who waits for the end.
     waiting: Vec<OwnedFd>,
@@ -90,12 +93,15 @@ struct Monitor {
 pub fn spawn(orders: Orders, first: Option<&CText>) -> Result<(), Problems> {
     let kernel = |what: &str, e: Errno| vec![Problem::kernel(format!("{what}: {}", e.desc()))];
     let (ours, theirs) = Channel::pair().map_err(|e| kernel("socketpair", e))?;
+    let own = std::process::id() as i32;
+    let maker = (!orders.record.persistent).then(|| sys::pidfd_open(own)).transpose();
+    let maker = maker.map_err(|e| kernel("pidfd_open", e))?;
     match sys::clone3(0, None).map_err(|e| kernel("clone3", e))? {
         Forked::Child => {
             drop(ours);
             // Twice, so that nobody has to wait for it.
             match sys::clone3(0, None) {
-                Ok(Forked::Child) => sys::exit_now(main(orders, &theirs)),
+                Ok(Forked::Child) => sys::exit_now(main(orders, maker, &theirs)),
                 Ok(Forked::Parent(monitor)) => {
                     drop(theirs);
                     if let Some(root) = &orders.image_root {
@@ -126,7 +132,7 @@ pub fn spawn(orders: Orders, first: Option<&CText>) -> Result<(), Problems> {
     }
 }
 
-fn main(mut orders: Orders, report: &Channel) -> i32 {
+fn main(mut orders: Orders, maker: Option<OwnedFd>, report: &Channel) -> i32 {
     let tell = |result: &Result<(), Problems>| {
         let text = serde_json::to_vec(result).unwrap_or_default();
         let _ = report.say_text(&text);
@@ -139,7 +145,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
         tell(&Err(vec![problem]));
         return 125;
     }
-    if let Err(e) = detach(report, [&orders.image, &orders.held]) {
+    if let Err(e) = detach(report, [&orders.image, &orders.held, &maker]) {
         stage::take_back(&orders.jobs, &orders.record);
         tell(&Err(vec![Problem::kernel(format!("the monitor cannot detach: {}", e.desc()))]));
         return 125;
@@ -151,6 +157,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
             return 125;
         }
     };
+    monitor.maker = maker;
     tell(&Ok(()));
     let signals = monitor.settle(report);
     monitor.serve(signals.as_ref());
@@ -158,7 +165,7 @@ fn main(mut orders: Orders, report: &Channel) -> i32 {
     0
 }
 
-fn detach(report: &Channel, ours: [&Option<OwnedFd>; 2]) -> Result<(), Errno> {
+fn detach(report: &Channel, ours: [&Option<OwnedFd>; 3]) -> Result<(), Errno> {
     let mut keep = vec![report.as_owned()];
     keep.extend(ours.into_iter().flatten());
     apart(&keep)?;
@@ -232,6 +239,7 @@ impl Monitor {
                     viewer,
                     namespaces,
                     listener,
+                    maker: None,
                     clients,
                     scheduled: Scheduled::default(),
                     waiting,
@@ -278,6 +286,10 @@ impl Monitor {
             fds.extend(
                 self.clients.iter().map(|c| PollFd::new(c.socket.as_fd(), PollFlags::POLLIN)),
             );
+            // Last: only looked at while nobody is here.
+            let alone = self.maker.as_ref().filter(|_| self.clients.is_empty());
+            let watched = alone.is_some();
+            fds.extend(alone.map(|maker| PollFd::new(maker.as_fd(), PollFlags::POLLIN)));
             let timeout = if grown { quiet } else { PollTimeout::NONE };
             match poll(&mut fds, timeout) {
                 Ok(0) => {
@@ -303,6 +315,8 @@ impl Monitor {
             }
             if ready[1] {
                 self.admit();
+            } else if watched && ready.last() == Some(&true) {
+                return;
             }
         }
     }

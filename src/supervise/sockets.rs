@@ -26,10 +26,25 @@ pub fn listen(path: &Path) -> Result<OwnedFd, Problem> {
 /// # Errors
 /// Nobody listens there.
 pub fn connect(path: &Path) -> Result<OwnedFd, Problem> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, socket};
+    connect_within(path, None)
+}
+
+/// [`connect`] to one that is not trusted to answer: each call on the connection,
+/// and the connection itself, takes at most so many seconds.
+///
+/// # Errors
+/// Nobody listens there, or not in time.
+pub fn connect_within(path: &Path, seconds: Option<i64>) -> Result<OwnedFd, Problem> {
+    use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, setsockopt, socket};
+    use nix::sys::time::{TimeVal, TimeValLike};
     let make = || -> nix::Result<OwnedFd> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        if let Some(limit) = seconds.map(TimeVal::seconds) {
+            setsockopt(&fd, SendTimeout, &limit)?;
+            setsockopt(&fd, ReceiveTimeout, &limit)?;
+        }
         let (address, _dir) = address(path)?;
         connect(fd.as_raw_fd(), &address)?;
         Ok(fd)

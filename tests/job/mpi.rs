@@ -162,6 +162,24 @@ fn mpich_ranks_meet_and_copy_once() {
 }
 
 #[test]
+fn ranks_behind_a_script_meet() {
+    let test = "ranks_behind_a_script_meet";
+    let there = |f: &&Flavour| Path::new("/usr/bin").join(f.launcher).exists();
+    for place in Place::each(test) {
+        for flavour in [&OPEN_MPI, &MPICH].iter().filter(|f| there(f)) {
+            // A shell of each rank's stays between it and the launcher.
+            let script = "until [ $(ls /dev/shm | grep -c ^rank) = 2 ]; do \
+                          : >/dev/shm/rank$PMI_RANK$OMPI_COMM_WORLD_RANK; sleep 0.05; i=$((i + 1)); \
+                          [ $i -lt 200 ] || exit 9; done; sleep 0.3";
+            let run = place.line(&["job", "run", "--", "sh", "-c", script]);
+            let words = ["sh", "-c", &format!("{run}; code=$?; exit $code")].map(String::from);
+            let ran = command(&place, &flavour.launch("2", &words));
+            ran.expect(0, flavour.launcher);
+        }
+    }
+}
+
+#[test]
 fn two_launchers_of_one_user_do_not_meet() {
     let test = "two_launchers_of_one_user_do_not_meet";
     let Some(place) = Place::user(test) else { return };

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::common::until;
 use crate::help::{Place, alive, await_death, kill};
 
 #[test]
@@ -45,7 +46,7 @@ fn processes_in(init: i32) -> Vec<i32> {
 fn a_killed_monitor_takes_everything_with_it_and_gc_the_rest() {
     let test = "a_killed_monitor_takes_everything_with_it_and_gc_the_rest";
     for place in Place::each(test) {
-        for (round, remedy) in ["gc", "same id", "another id"].iter().enumerate() {
+        for (round, remedy) in ["gc", "same id", "another id", "end"].iter().enumerate() {
             let id = place.id(&format!("crash{round}"));
             let going = place.start(
                 place.running(&["--id", &id], "echo in; (setsid sleep 1000 &); sleep 1000; true"),
@@ -61,6 +62,10 @@ fn a_killed_monitor_takes_everything_with_it_and_gc_the_rest() {
             assert!(!place.remains().is_empty(), "the test shows nothing");
             match *remedy {
                 "gc" => assert_eq!(place.ok(&["node", "gc"]), format!("removed job {id}")),
+                "end" => {
+                    let ran = place.call(&["job", "end", &id]).expect(0, "end");
+                    assert!(ran.err.contains("was killed"), "{ran:?}");
+                }
                 "same id" => assert_eq!(place.see(&["--id", &id], "echo again"), "again"),
                 _ => assert_eq!(place.see(&[], "echo other"), "other"),
             }
@@ -140,6 +145,25 @@ fn the_making_may_be_killed_at_any_moment() {
         }
         place.ok(&["node", "gc"]);
         assert_eq!(place.remains(), Vec::<String>::new());
+    }
+}
+
+/// Nobody is in it then who could leave: it must not wait for somebody for ever.
+#[test]
+fn who_is_killed_before_joining_leaves_no_environment() {
+    for place in Place::each("who_is_killed_before_joining_leaves_no_environment") {
+        for round in 0..40u64 {
+            let id = place.id(&format!("orphan{round}"));
+            let going = place.start(place.running(&["--id", &id], "true"));
+            std::thread::sleep(Duration::from_millis(round));
+            going.signal(libc::SIGKILL);
+            going.wait();
+        }
+        // One that was killed before there was a monitor is gc's.
+        until("every monitor has ended", || {
+            place.ok(&["node", "gc"]);
+            place.remains().is_empty()
+        });
     }
 }
 

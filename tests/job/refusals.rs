@@ -69,6 +69,8 @@ fn options_that_make_no_sense() {
                 (&["--bind", &bind], &[&none]),
                 (&["--bind", "etc:/data"], &["etc", "absolute"]),
                 (&["--scratch", &scratch], &[&scratch]),
+                // Before the command has run in vain.
+                (&["--receipt", "/no/such/file"], &["--receipt", "/no/such/file"]),
                 (&["--env", "=x"], &["variable", "name is missing"]),
                 (&["--cwd", "relative"], &["relative"]),
             ],
@@ -81,6 +83,8 @@ fn options_that_make_no_sense() {
             &["--bind", "/etc:/"],
             &["--bind", "/etc:/a/../../b"],
             &["--bind", "/etc:/./proc/"],
+            &["--bind", "/etc:/proc/1"],
+            &["--bind", "/etc:/proc/self/fd"],
             &["--memory", "much"],
             &["--network", "other"],
             &["--hostname", "-x"],

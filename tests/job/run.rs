@@ -275,6 +275,19 @@ fn variables_are_the_callers_without_its_session() {
 }
 
 #[test]
+fn variables_and_arguments_of_any_bytes_go_in() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    for place in Place::each("variables_and_arguments_of_any_bytes_go_in") {
+        let odd = OsStr::from_bytes(b"a\xffb");
+        let mut command = place.running(&[], "printf '%s %s' \"$ODD\" \"$0\" | od -An -tx1");
+        command.arg(odd).env("ODD", odd).env(OsStr::from_bytes(b"N\xff"), "x");
+        let ran = place.finish(command).expect(0, "odd bytes");
+        assert_eq!(ran.out().trim(), "61 ff 62 20 61 ff 62", "{ran:?}");
+    }
+}
+
+#[test]
 fn the_working_directory_comes_along() {
     for place in Place::each("the_working_directory_comes_along") {
         let home = place.home().display().to_string();

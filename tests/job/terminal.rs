@@ -41,6 +41,28 @@ fn a_terminal_of_its_own_with_the_callers_size() {
 }
 
 #[test]
+fn in_the_background_the_terminal_is_left_to_its_owner() {
+    let test = "in_the_background_the_terminal_is_left_to_its_owner";
+    for place in Place::each(test).filter(|_| !lacks(test)) {
+        let run = place.line(&["job", "run", "--", "sh", "-c", "echo begun; sleep 2; echo over"]);
+        let line = format!(
+            "set -m; {run} & sleep 1; stty -a | grep -o ' icanon'; read -r words; \
+             echo \"got <$words>\"; wait $!; echo code $?"
+        );
+        let mut going = at_terminal(&place, &line);
+        let mut keys = going.child.stdin.take().unwrap();
+        going.await_output("icanon");
+        keys.write_all(b"some words\r").unwrap();
+        going.await_output("code ");
+        drop(keys);
+        let ran = going.wait();
+        for words in ["got <some words>", "over", "code 0"] {
+            assert!(ran.out.contains(words), "{words}: {ran:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_typed_arrives_and_control_c_interrupts() {
     let test = "what_is_typed_arrives_and_control_c_interrupts";
     for place in Place::each(test).filter(|_| !lacks(test)) {

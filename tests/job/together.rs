@@ -133,6 +133,82 @@ fn joining_says_what_of_its_options_comes_too_late() {
 }
 
 #[test]
+fn joining_for_somebody_else_is_refused() {
+    let Some(place) = Place::root("joining_for_somebody_else_is_refused") else { return };
+    let id = place.started("theirs", &["--user", "65534"]);
+    let ran = place.run(&["--id", &id, "--user", "4001"], "echo must not run");
+    assert_eq!(ran.out, "", "{ran:?}");
+    ran.refused(&[&id, "65534", "4001"]);
+    // The same user by another name.
+    let ran = place.run(&["--id", &id, "--user", "nobody"], "id -u").expect(0, "nobody");
+    assert_eq!((ran.out().as_str(), ran.err.as_str()), ("65534", ""));
+    place.ok(&["job", "end", &id]);
+}
+
+/// A prolog's umask may be anything.
+#[test]
+fn a_user_gets_into_what_root_made_under_a_narrow_umask() {
+    let test = "a_user_gets_into_what_root_made_under_a_narrow_umask";
+    let Some(place) = Place::root(test) else { return };
+    let id = place.id("narrow");
+    let start = place.line(&["job", "start", "--id", &id, "--user", "65534"]);
+    let mut shell = place.program("sh");
+    shell.args(["-c", &format!("umask 077; {start}")]);
+    place.finish(shell).expect(0, "start");
+    let ran = place.finish(place.node_as(65534, &["job", "exec", &id, "id", "-u"]));
+    assert_eq!(ran.expect(0, "exec").out(), "65534");
+    place.ok(&["job", "end", &id]);
+}
+
+#[test]
+fn root_ends_its_own_and_no_users_of_the_same_name() {
+    let test = "root_ends_its_own_and_no_users_of_the_same_name";
+    let (Some(root), Some(user)) = (Place::root(test), Place::user(test)) else { return };
+    let id = root.id("same");
+    let theirs = |args: &[&str]| {
+        let mut command = user.program(&user.denovo_path());
+        command.env_remove("XDG_RUNTIME_DIR").args(args);
+        user.finish(command)
+    };
+    theirs(&["job", "start", "--id", &id]).expect(0, "the user's");
+    root.ok(&["job", "start", "--id", &id]);
+    root.ok(&["job", "end", &id]);
+    assert_eq!(theirs(&["job", "exec", &id, "echo", "lives"]).expect(0, "exec").out(), "lives");
+    // By root, when nothing else is meant.
+    root.ok(&["job", "end", &id]);
+    theirs(&["job", "show", &id]).refused(&[&id]);
+    std::fs::remove_dir_all(format!("/tmp/denovo-{}", user.uid())).unwrap();
+}
+
+/// A user's socket that takes connections and says nothing.
+#[test]
+fn a_silent_socket_of_a_users_does_not_hold_root_up() {
+    let test = "a_silent_socket_of_a_users_does_not_hold_root_up";
+    let (Some(root), Some(user)) = (Place::root(test), Place::user(test)) else { return };
+    let base = std::path::PathBuf::from(format!("/tmp/denovo-{}", user.uid()));
+    std::fs::create_dir(&base).unwrap();
+    user.give(&base);
+    let script = "import os,socket,sys,time\n\
+                  os.makedirs(sys.argv[1])\n\
+                  s=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\n\
+                  s.bind(sys.argv[1]+'/socket');s.listen(1);print('listens',flush=True);time.sleep(99)";
+    let id = root.id("silent");
+    let mut python = user.program("python3");
+    python.args(["-c", script, &base.join("jobs").join(&id).display().to_string()]);
+    let silent = user.start(python);
+    silent.await_output("listens");
+    let begun = std::time::Instant::now();
+    root.ok(&["job", "start", "--id", &id]);
+    root.ok(&["job", "end", &id]);
+    root.ok(&["job", "list"]);
+    root.call(&["job", "show", &id]).refused(&[&id]);
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+    silent.signal(libc::SIGKILL);
+    silent.wait();
+    std::fs::remove_dir_all(&base).unwrap();
+}
+
+#[test]
 fn what_started_it_does_not_matter_to_who_stays() {
     for place in Place::each("what_started_it_does_not_matter_to_who_stays") {
         let id = place.id("passes-on");

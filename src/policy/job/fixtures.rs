@@ -367,10 +367,21 @@ fn bind_of(source: &str, destination: &str, readonly: bool) -> Result<Fixture, P
         return Err(wrong("the destination is the root itself"));
     }
     // Its first process goes by what is there.
-    if destination.split('/').filter(|part| !matches!(*part, "" | ".")).eq(["proc"]) {
-        return Err(wrong("/proc is the environment's own"));
+    let mut parts = destination.split('/').filter(|part| !matches!(*part, "" | "."));
+    if parts.next() == Some("proc") {
+        match parts.next() {
+            None => return Err(wrong("/proc is the environment's own")),
+            Some(name) if is_a_process(name) => {
+                return Err(wrong("processes of /proc are the environment's own"));
+            }
+            Some(_) => {}
+        }
     }
     Ok(bind(source, destination, readonly, false))
+}
+
+fn is_a_process(name: &str) -> bool {
+    matches!(name, "self" | "thread-self") || name.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The devices that every environment has (runtime-spec, "Default Devices").

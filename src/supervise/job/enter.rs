@@ -37,7 +37,12 @@ pub(super) fn execute(
         Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals, shares_group }.wait()
     });
     let killed = result.as_ref().is_ok_and(|code| *code == 128 + libc::SIGKILL);
-    let last = leave(&socket, (&id, command.receipt.as_deref()), killed, warn)?;
+    let last = leave(&socket, (&id, command.receipt.as_deref()), killed, warn);
+    // The exit code is the command's, whatever becomes of its receipt.
+    let last = last.unwrap_or_else(|problem| {
+        warn(&problem.message);
+        false
+    });
     if last && jobs.load(&id).is_some_and(|r| !r.kept()) {
         warn(&format!(
             "something of job {id} could not be removed; denovo node gc tries again and names it"
@@ -99,6 +104,22 @@ pub(super) fn tell(parting: &Parting, warn: &dyn Fn(&str)) {
     }
 }
 
+/// Before anything is done that is to be told: whether it can be.
+///
+/// # Errors
+/// The file cannot be written.
+pub(super) fn check_receipt(path: Option<&Path>) -> Result<(), Problem> {
+    let Some(path) = path else { return Ok(()) };
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(false).open(path);
+    opened.map(drop).map_err(|e| unwritten(path, &e))
+}
+
+fn unwritten(path: &Path, why: &std::io::Error) -> Problem {
+    Problem::user(format!("--receipt {}: {why}", path.display()))
+        .hint("name a file that you can write")
+}
+
 pub(super) fn write_receipt(
     path: Option<&Path>,
     id: &str,
@@ -107,10 +128,7 @@ pub(super) fn write_receipt(
     let Some(path) = path else { return Ok(()) };
     let document =
         serde_json::json!({ "job": id, "memoryLimit": parting.memory, "usage": parting.usage });
-    std::fs::write(path, format!("{document:#}\n")).map_err(|e| {
-        Problem::user(format!("--receipt {}: {e}", path.display()))
-            .hint("name a file that you can write")
-    })
+    std::fs::write(path, format!("{document:#}\n")).map_err(|e| unwritten(path, &e))
 }
 
 type Started = (Born, Option<OwnedFd>, bool);
@@ -137,9 +155,8 @@ fn start_inside(
     signals: &Signals,
     socket: &OwnedFd,
 ) -> Result<Started, Refusal> {
-    use std::io::IsTerminal;
     timings::done(Stage::Join);
-    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let terminal = has_terminal();
     let way = Way::new(entry, fds);
     let plan = plan(entry, &way, command, terminal, entry.answered)?;
     timings::done(Stage::Plan);
@@ -152,6 +169,19 @@ fn start_inside(
     }
     .map(|(born, master)| (born, master, !terminal))
     .map_err(NotStarted::refusal)
+}
+
+/// Whether the caller's terminal is ours to take over: one who was started in the
+/// background (`denovo job run … &`) must not read what is typed for somebody else.
+fn has_terminal() -> bool {
+    use std::io::IsTerminal;
+    let stdin = std::io::stdin();
+    let foreground = || match nix::unistd::tcgetpgrp(&stdin) {
+        Ok(group) => group == nix::unistd::getpgrp(),
+        // It is not the one that our session goes by: nobody's group reads it.
+        Err(_) => true,
+    };
+    stdin.is_terminal() && std::io::stdout().is_terminal() && foreground()
 }
 
 /// `answered`: the process's sysinfo(2) is left to the environment's views.

@@ -315,9 +315,7 @@ pub fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
         return Ok(described(caller.uid, Some((caller.gid, &caller.groups))));
     };
     let by_number = crate::request::user::parse_uid_gid(text).ok();
-    let found =
-        by_number.map(|ids| ids.uid).or_else(|| accounts::user_by_name(text).map(|u| u.uid));
-    let Some(uid) = found else {
+    let Some(uid) = uid_of(text) else {
         return Err(Problem::user(format!("--user {text:?}: no such user on this node"))
             .hint("give a name that getent passwd knows, or a uid"));
     };
@@ -338,6 +336,12 @@ pub fn person(request: &JobRequest, facts: &Facts) -> Result<Person, Problem> {
         person.gid = gid;
     }
     Ok(person)
+}
+
+/// The uid that `--user` means, if there is one.
+pub(super) fn uid_of(text: &str) -> Option<u32> {
+    let by_number = crate::request::user::parse_uid_gid(text).ok();
+    by_number.map(|ids| ids.uid).or_else(|| accounts::user_by_name(text).map(|u| u.uid))
 }
 
 fn described(uid: u32, own: Option<(u32, &[u32])>) -> Person {

@@ -4,12 +4,17 @@ mod enter;
 mod make;
 
 pub(super) use enter::wait_closed;
-use enter::{execute, tell, write_receipt};
+use enter::{check_receipt, execute, tell, write_receipt};
 use make::make;
 pub use make::{explain, person};
 
+use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::sockopt::PeerCredentials;
 
 use crate::image;
 use crate::policy::rank::{self};
@@ -17,12 +22,13 @@ use crate::policy::text::CText;
 use crate::problem::Problem;
 use crate::record::base;
 use crate::record::job::{JobRecord, Jobs};
+use crate::request::id::container_id;
 use crate::request::job::JobRequest;
 use crate::request::scheduler::Granted;
 use crate::supervise::container::Refusal;
-use crate::supervise::protocol::{self, Entry, Reply, Request};
+use crate::supervise::protocol::{self, Entry, Parting, Reply, Request};
 use crate::supervise::proxy::Signals;
-use crate::supervise::sockets::connect;
+use crate::supervise::sockets::{connect, connect_within};
 use crate::supervise::stage;
 
 /// A command to run in an environment.
@@ -68,6 +74,7 @@ pub fn run(
     warn: &dyn Fn(&str),
 ) -> Result<i32, Refusal> {
     let id = request.id.clone().unwrap_or_else(rank::default_id);
+    check_receipt(command.receipt.as_deref())?;
     let signals = hold_signals()?;
     for jobs in places(base) {
         if let Some(joined) = try_join(&jobs, &id)? {
@@ -155,6 +162,7 @@ pub fn ensure(
 /// # Errors
 /// There is none of this id for the caller.
 pub fn exec(base: &Path, id: &str, command: &Command, warn: &dyn Fn(&str)) -> Result<i32, Refusal> {
+    check_receipt(command.receipt.as_deref())?;
     let signals = hold_signals()?;
     for jobs in places(base) {
         if let Some(joined) = try_join(&jobs, id)? {
@@ -175,30 +183,101 @@ pub fn end(
     receipt: Option<&Path>,
     warn: &dyn Fn(&str),
 ) -> Result<(), Refusal> {
+    check_receipt(receipt)?;
     let mut found = false;
-    for jobs in places_of_everybody(base) {
-        let Some(socket) = connect_to(&jobs, id) else { continue };
-        found = true;
-        match ask(&socket, &Request::End)? {
-            Reply::Ending(parting) => {
-                wait_closed(&socket);
-                tell(&parting, warn);
-                write_receipt(receipt, id, &parting)?;
-            }
-            Reply::Refused { why } => {
-                return Err(Problem::user(format!("job {id:?}: {why}")).into());
-            }
-            _ => return Err(confused().into()),
-        }
-        if jobs.load(id).is_some_and(|r| !r.kept()) {
-            return Err(Problem::kernel(format!(
-                "job {id:?}: something of it could not be removed"
-            ))
-            .hint("denovo node gc tries again and names what is in the way")
-            .into());
+    for jobs in places(base) {
+        found |= end_in(&jobs, id, receipt, warn)?;
+    }
+    // An epilog's job is root's own: what users call the same is not meant.
+    if !found {
+        for jobs in places_of_others() {
+            found |= end_in(&jobs, id, receipt, warn)?;
         }
     }
     if found { Ok(()) } else { Err(absent(id).into()) }
+}
+
+/// How long an environment on its way out may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether there was one: standing, on its way in or out, or what a crash left.
+fn end_in(
+    jobs: &Jobs,
+    id: &str,
+    receipt: Option<&Path>,
+    warn: &dyn Fn(&str),
+) -> Result<bool, Refusal> {
+    // What is being made stands when its maker lets go of the lock, even if that
+    // was killed meanwhile; and the end is over before another is made.
+    let own = jobs.load(id).is_some();
+    let _lock = own.then(|| jobs.lock(id)).transpose()?;
+    let give_up = Instant::now() + PATIENCE;
+    let mut found = false;
+    loop {
+        if let Some(socket) = reach(jobs, id) {
+            match end_standing(&socket, (id, receipt), warn)? {
+                true if jobs.load(id).is_some_and(|r| !r.kept()) => {
+                    return Err(immovable(id).into());
+                }
+                true => return Ok(true),
+                // It came to its end by itself meanwhile.
+                false => found = true,
+            }
+        }
+        match jobs.load(id) {
+            Some(record) if !record.kept() => {
+                return clear_away(jobs, &record, receipt, warn).map(|()| true);
+            }
+            record if Instant::now() > give_up && (record.is_some() || found) => {
+                return Err(immovable(id).into());
+            }
+            Some(_) => found = true,
+            None if reach(jobs, id).is_none() => return Ok(found),
+            None => {}
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether its monitor heard it.
+fn end_standing(
+    socket: &OwnedFd,
+    (id, receipt): (&str, Option<&Path>),
+    warn: &dyn Fn(&str),
+) -> Result<bool, Refusal> {
+    match ask(socket, &Request::End) {
+        Ok(Reply::Ending(parting)) => {
+            wait_closed(socket);
+            tell(&parting, warn);
+            write_receipt(receipt, id, &parting)?;
+            Ok(true)
+        }
+        Ok(Reply::Refused { why }) => Err(Problem::user(format!("job {id:?}: {why}")).into()),
+        Ok(_) => Err(confused().into()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// What a killed monitor has left.
+fn clear_away(
+    jobs: &Jobs,
+    record: &JobRecord,
+    receipt: Option<&Path>,
+    warn: &dyn Fn(&str),
+) -> Result<(), Refusal> {
+    let id = &record.id;
+    let usage = crate::kernel::cgroup::usage(&record.cgroup);
+    if !stage::take_back(jobs, record) {
+        return Err(immovable(id).into());
+    }
+    warn(&format!("the monitor of job {id} was killed; what it left is removed"));
+    let parting = Parting { last: true, usage, memory: record.memory };
+    Ok(write_receipt(receipt, id, &parting)?)
+}
+
+fn immovable(id: &str) -> Problem {
+    Problem::kernel(format!("job {id:?}: something of it could not be removed"))
+        .hint("denovo node gc tries again and names what is in the way")
 }
 
 /// One environment as `job list` and `job show` see it.
@@ -213,7 +292,14 @@ pub struct Seen {
 pub fn list(base: &Path) -> Vec<Seen> {
     let mut all = Vec::new();
     for jobs in places_of_everybody(base) {
-        all.extend(jobs.ids().iter().filter_map(|id| look(&jobs, id)));
+        for id in jobs.ids() {
+            let begun = Instant::now();
+            all.extend(look(&jobs, &id));
+            // Whose monitors do not answer is not waited for once for each.
+            if begun.elapsed().as_secs() >= OTHERS_ANSWER.unsigned_abs() {
+                break;
+            }
+        }
     }
     all
 }
@@ -226,9 +312,10 @@ pub fn show(base: &Path, id: &str) -> Result<Seen, Refusal> {
 }
 
 fn look(jobs: &Jobs, id: &str) -> Option<Seen> {
-    let socket = connect_to(jobs, id)?;
+    let socket = reach(jobs, id)?;
     match ask(&socket, &Request::Show).ok()? {
-        Reply::Shown { record, processes, usage } => {
+        // Else it is no monitor of denovo's.
+        Reply::Shown { record, processes, usage } if record.id == id => {
             Some(Seen { record: *record, processes, usage })
         }
         _ => None,
@@ -238,18 +325,41 @@ fn look(jobs: &Jobs, id: &str) -> Option<Seen> {
 /// For root also what users made without privilege.
 fn places_of_everybody(base: &Path) -> Vec<Jobs> {
     let mut all = places(base);
-    if nix::unistd::geteuid().is_root() {
-        let users = std::fs::read_dir("/tmp").into_iter().flatten().flatten().map(|e| e.path());
-        let users = users
-            .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("denovo-")));
-        let runtime = std::fs::read_dir("/run/user")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|e| e.path().join("denovo"));
-        all.extend(users.chain(runtime).filter(|p| p.join("jobs").is_dir()).map(|p| Jobs::new(&p)));
-    }
+    all.extend(places_of_others());
     all
+}
+
+fn places_of_others() -> Vec<Jobs> {
+    if !nix::unistd::geteuid().is_root() {
+        return Vec::new();
+    }
+    let below = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+    let runtime = below("/run/user").map(|p| p.join("denovo"));
+    let all = below("/tmp").filter(|p| is_users(p)).chain(runtime);
+    all.map(|p| Jobs::new(&p)).filter(|jobs| jobs.root().is_dir()).collect()
+}
+
+/// Whether it is the `/tmp/denovo-UID` of that very user.
+fn is_users(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.symlink_metadata().is_ok_and(|m| name == format!("denovo-{}", m.uid()))
+}
+
+/// Seconds in which somebody else's monitor has to answer.
+const OTHERS_ANSWER: i64 = 5;
+
+/// Who keeps an environment. Root goes to users' as well, who can put any socket in
+/// such a place: it must be the place's owner that listens, and may not keep us.
+fn reach(jobs: &Jobs, id: &str) -> Option<OwnedFd> {
+    let own = nix::unistd::geteuid().as_raw();
+    let owner = jobs.root().symlink_metadata().ok()?.uid();
+    if own != 0 || owner == 0 {
+        return connect_to(jobs, id);
+    }
+    container_id(id).ok()?;
+    let socket = connect_within(&jobs.socket(id), Some(OTHERS_ANSWER)).ok()?;
+    let peer = nix::sys::socket::getsockopt(&socket, PeerCredentials).ok()?;
+    (peer.uid() == owner).then_some(socket)
 }
 
 fn hold_signals() -> Result<Signals, Problem> {
@@ -336,14 +446,24 @@ fn join_when_ready(jobs: &Jobs, id: &str) -> Result<Option<Joined>, Problem> {
     }
 }
 
-/// Who joins with another bundle would be surprised by what is inside; what
-/// else comes too late is said.
+/// Who joins with another bundle would be surprised by what is inside, and who
+/// joins for another user by whose processes they are; what else comes too late
+/// is said.
 fn check_same(
     id: &str,
     request: &JobRequest,
     entry: &Entry,
     warn: &dyn Fn(&str),
 ) -> Result<(), Problem> {
+    if let Some(user) = &request.user
+        && make::uid_of(user) != Some(entry.uid)
+    {
+        return Err(Problem::user(format!(
+            "job {id:?} is of uid {} on this node, not of {user:?}",
+            entry.uid
+        ))
+        .hint("leave --user out to join it, or choose another --id"));
+    }
     let bundle = request.bundle.as_deref().map(image::name_of);
     let wanted = bundle.or_else(|| request.image.as_deref().map(super::image::name_of));
     match &wanted {

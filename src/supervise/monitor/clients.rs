@@ -109,6 +109,9 @@ impl Monitor {
         let fds: Vec<&OwnedFd> = namespaces.chain(v1_tasks).chain(v2_dir).collect();
         let client = &mut self.clients[index];
         client.joined = protocol::say(&client.socket, &Reply::Joined(entry), &fds).is_ok();
+        if client.joined {
+            self.maker = None;
+        }
     }
 
     /// Hands a listener to whoever answers for the views. With nobody there it
