@@ -132,6 +132,55 @@ fn joining_says_what_of_its_options_comes_too_late() {
     }
 }
 
+/// An end that comes between the join and the command is the end's doing.
+#[test]
+fn an_end_before_the_command_is_told_as_one() {
+    for place in Place::each("an_end_before_the_command_is_told_as_one") {
+        let mut told = 0;
+        for round in 0..60 {
+            let id = place.started(&format!("ends{round}"), &[]);
+            let late = place.start(place.node(&["job", "exec", &id, "sleep", "99"]));
+            std::thread::sleep(std::time::Duration::from_micros(400 * (round % 12)));
+            place.ok(&["job", "end", &id]);
+            let ran = late.wait();
+            match ran.code() {
+                137 => assert_eq!(ran.err, ""),
+                _ => {
+                    assert!(!ran.err.contains("kernel") && ran.err.contains("end"), "{ran:?}");
+                    ran.refused(&[&id]);
+                    told += 1;
+                }
+            }
+        }
+        eprintln!("{told} of 60 came too late");
+    }
+}
+
+/// Whoever makes it may take minutes to fetch an image.
+#[test]
+fn who_waits_for_another_to_make_it_can_be_interrupted() {
+    for place in Place::each("who_waits_for_another_to_make_it_can_be_interrupted") {
+        let id = place.id("waits");
+        place.see(&[], "true");
+        let lock = place.jobs().join(format!("={id}.lock"));
+        let mut flock = place.program("flock");
+        // The lock goes with the one process that has it open.
+        flock.args(["-o", &lock.display().to_string(), "sh", "-c", "echo held; read -r forever"]);
+        flock.stdin(std::process::Stdio::piped());
+        let holder = place.start(flock);
+        holder.await_output("held");
+        let waits = place.start(place.running(&["--id", &id], "echo must not run"));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(alive(waits.pid()), "the test shows nothing");
+        waits.signal(libc::SIGINT);
+        await_death(waits.pid());
+        assert_eq!(waits.wait().out, "");
+        holder.signal(libc::SIGKILL);
+        holder.wait();
+        place.ok(&["node", "gc"]);
+    }
+}
+
 #[test]
 fn joining_for_somebody_else_is_refused() {
     let Some(place) = Place::root("joining_for_somebody_else_is_refused") else { return };

@@ -37,13 +37,17 @@ pub(super) fn execute(
         Proxy { pid: born.pid, pidfd: &born.pidfd, relay, signals, shares_group }.wait()
     });
     let killed = result.as_ref().is_ok_and(|code| *code == 128 + libc::SIGKILL);
-    let last = leave(&socket, (&id, command.receipt.as_deref()), killed, warn);
+    let left = leave(&socket, (&id, command.receipt.as_deref()), killed, warn);
     // The exit code is the command's, whatever becomes of its receipt.
-    let last = last.unwrap_or_else(|problem| {
+    let left = left.unwrap_or_else(|problem| {
         warn(&problem.message);
-        false
+        Left::Others
     });
-    if last && jobs.load(&id).is_some_and(|r| !r.kept()) {
+    if left == Left::Ended && result.is_err() {
+        let why = format!("job {id:?}: was ended before the command was in it");
+        return Err(Problem::user(why).hint("give the command again to start it anew").into());
+    }
+    if left == Left::Last && jobs.load(&id).is_some_and(|r| !r.kept()) {
         warn(&format!(
             "something of job {id} could not be removed; denovo node gc tries again and names it"
         ));
@@ -51,14 +55,23 @@ pub(super) fn execute(
     result
 }
 
-/// Tells the monitor; the last one out waits until nothing is left, and
-/// hears that it was the last.
+/// What is left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Others,
+    /// Nobody and nothing, by now.
+    Last,
+    /// Nothing since before we left: the environment was ended.
+    Ended,
+}
+
+/// Tells the monitor; the last one out waits until nothing is left.
 fn leave(
     socket: &OwnedFd,
     (id, receipt): (&str, Option<&Path>),
     killed: bool,
     warn: &dyn Fn(&str),
-) -> Result<bool, Problem> {
+) -> Result<Left, Problem> {
     match ask(socket, &Request::Leave { report: killed || receipt.is_some() }) {
         Ok(Reply::Left(parting)) => {
             if parting.last {
@@ -68,11 +81,11 @@ fn leave(
                 tell(&parting, warn);
             }
             write_receipt(receipt, id, &parting)?;
-            Ok(parting.last)
+            Ok(if parting.last { Left::Last } else { Left::Others })
         }
         Ok(_) => Err(confused()),
         // Ended meanwhile by `job end`, which was told everything.
-        Err(_) => Ok(false),
+        Err(_) => Ok(Left::Ended),
     }
 }
 

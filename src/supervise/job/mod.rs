@@ -75,15 +75,17 @@ pub fn run(
 ) -> Result<i32, Refusal> {
     let id = request.id.clone().unwrap_or_else(rank::default_id);
     check_receipt(command.receipt.as_deref())?;
-    let signals = hold_signals()?;
     for jobs in places(base) {
         if let Some(joined) = try_join(&jobs, &id)? {
             check_same(&id, request, &joined.entry, warn)?;
+            let signals = hold_signals()?;
             return execute(joined, command, &signals, warn);
         }
     }
     let jobs = Jobs::new(base);
+    // Whoever makes it may take minutes to fetch its image, we too: ^C ends that.
     let lock = jobs.lock(&id)?;
+    let held = request.image.is_none().then(hold_signals).transpose()?;
     let joined = match join_when_ready(&jobs, &id)? {
         Some(joined) => {
             check_same(&id, request, &joined.entry, warn)?;
@@ -95,6 +97,7 @@ pub fn run(
         }
     };
     drop(lock);
+    let signals = held.map_or_else(hold_signals, Ok)?;
     execute(joined, command, &signals, warn)
 }
 
