@@ -208,6 +208,13 @@ fn command(running: &Running, argv: &[std::ffi::OsString]) -> Result<Command, Pr
         problems
             .push(Problem::user(format!("--cwd {cwd:?}: is not absolute")).hint("begin it with /"));
     }
+    // Else a slip in an option would be looked for in PATH.
+    if let Some(word) = argv.first().filter(|word| word.as_encoded_bytes().starts_with(b"-")) {
+        problems.push(
+            Problem::user(format!("{}: is no option here", word.display()))
+                .hint("denovo job run --help lists them; the command comes after --"),
+        );
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -244,6 +251,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
         Verb::Exec(args) => {
             let command = command(&args.running, &args.command)?;
             if context.explain {
+                job::show(&base, &args.id)?;
                 context.print_plan(&[format!(
                     "join the environment of job {}, run the command in it",
                     args.id

@@ -19,6 +19,17 @@ pub fn base(uid: u32) -> PathBuf {
     }
 }
 
+/// Where else environments of this user's can be: a session has `XDG_RUNTIME_DIR`,
+/// cron and su have none.
+pub fn others(uid: u32) -> Vec<PathBuf> {
+    if uid == 0 {
+        return Vec::new();
+    }
+    let runtime = PathBuf::from(format!("/run/user/{uid}"));
+    let all = [PathBuf::from(format!("/tmp/denovo-{uid}")), runtime.join("denovo")];
+    all.into_iter().filter(|dir| owned_directory(dir, uid) && *dir != base(uid)).collect()
+}
+
 /// Root's base directory, in which users look for environments that a
 /// scheduler made for them.
 pub fn site_base() -> &'static Path {

@@ -71,6 +71,7 @@ fn options_that_make_no_sense() {
                 (&["--scratch", &scratch], &[&scratch]),
                 // Before the command has run in vain.
                 (&["--receipt", "/no/such/file"], &["--receipt", "/no/such/file"]),
+                (&["--memroy", "1G"], &["--memroy", "no option"]),
                 (&["--env", "=x"], &["variable", "name is missing"]),
                 (&["--cwd", "relative"], &["relative"]),
             ],

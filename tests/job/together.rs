@@ -229,6 +229,30 @@ fn root_ends_its_own_and_no_users_of_the_same_name() {
     std::fs::remove_dir_all(format!("/tmp/denovo-{}", user.uid())).unwrap();
 }
 
+/// Of a session there is XDG_RUNTIME_DIR, of cron's there is none.
+#[test]
+fn with_and_without_a_session_a_users_environments_are_the_same() {
+    let test = "with_and_without_a_session_a_users_environments_are_the_same";
+    let Some(user) = Place::user(test) else { return };
+    if !is_root() {
+        return skip(test, "needs a user of its own");
+    }
+    let id = user.id("session");
+    let call = |session: bool, args: &[&str]| {
+        let mut command = user.program(&user.denovo_path());
+        command.env_remove("XDG_RUNTIME_DIR").args(args);
+        if session {
+            command.env("XDG_RUNTIME_DIR", user.home());
+        }
+        user.finish(command)
+    };
+    call(false, &["job", "start", "--id", &id]).expect(0, "without");
+    assert_eq!(call(true, &["job", "exec", &id, "echo", "in"]).expect(0, "with").out(), "in");
+    call(true, &["job", "end", &id]).expect(0, "end");
+    call(false, &["job", "show", &id]).refused(&[&id]);
+    std::fs::remove_dir_all(format!("/tmp/denovo-{}", user.uid())).unwrap();
+}
+
 /// A user's socket that takes connections and says nothing.
 #[test]
 fn a_silent_socket_of_a_users_does_not_hold_root_up() {

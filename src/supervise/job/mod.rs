@@ -57,6 +57,11 @@ struct Joined {
 /// made for it.
 fn places(base: &Path) -> Vec<Jobs> {
     let mut all = vec![Jobs::new(base)];
+    let uid = nix::unistd::geteuid().as_raw();
+    // Not where --root names one place.
+    if base == base::base(uid) {
+        all.extend(base::others(uid).iter().map(|dir| Jobs::new(dir)));
+    }
     if base != base::site_base() {
         all.insert(0, Jobs::new(base::site_base()));
     }
