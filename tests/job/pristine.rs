@@ -245,3 +245,13 @@ fn two_jobs_do_not_meet_over_signals_or_proc() {
         place.ok(&["job", "end", &held]);
     }
 }
+
+#[test]
+fn names_of_the_network_are_found_as_on_the_node() {
+    let Ok(node) = fs::read_to_string("/etc/resolv.conf") else { return };
+    for place in Place::each("names_of_the_network_are_found_as_on_the_node") {
+        assert_eq!(place.see(&[], "cat /etc/resolv.conf"), node.trim_end());
+        let script = "cat /etc/resolv.conf 2>/dev/null; true";
+        assert_eq!(place.see(&["--network", "none"], script), "");
+    }
+}

@@ -148,6 +148,19 @@ fn the_making_may_be_killed_at_any_moment() {
     }
 }
 
+#[test]
+fn an_end_of_what_was_never_finished_takes_it_away() {
+    for place in Place::each("an_end_of_what_was_never_finished_takes_it_away") {
+        place.see(&[], "true");
+        let id = place.id("unfinished");
+        fs::create_dir_all(place.jobs().join(&id).join("root")).unwrap();
+        place.give(&place.jobs().join(&id));
+        place.give(&place.jobs().join(&id).join("root"));
+        place.ok(&["job", "end", &id]);
+        assert_eq!(place.remains(), Vec::<String>::new());
+    }
+}
+
 /// Nobody is in it then who could leave: it must not wait for somebody for ever.
 #[test]
 fn who_is_killed_before_joining_leaves_no_environment() {

@@ -208,6 +208,8 @@ pub(super) fn files(case: &Case<'_>) -> Vec<LayeredFile> {
         file("passwd", with_accounts(with_user(passwd, case.person), case)),
         file("group", with_groups(group, case.person)),
     ];
+    // With the node's network names are found as on the node.
+    files.extend(case.resolver.map(|text| file("resolv.conf", text.to_owned())));
     if matches!(case.source, Source::Host(_)) {
         files.push(file("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n".into()));
         files.push(file("fstab", String::new()));

@@ -312,7 +312,9 @@ fn brought_in(case: &Case<'_>, all: &mut Vec<Fixture>) {
     let mut brought: Vec<String> = Vec::new();
     if let Some(home) = case.person.home.as_ref().filter(|_| !case.request.no_home) {
         let home = home.display().to_string();
-        if home == "/root" || !(SYSTEM.contains(&home.as_str()) || private(&home)) {
+        // Of accounts such as daemon: it would be writable over what is read-only.
+        let systems = ["/usr", "/etc", "/proc", "/sys", "/dev"].iter().any(|d| below(&home, d));
+        if home == "/root" || !(systems || SYSTEM.contains(&home.as_str()) || private(&home)) {
             all.push(bind(&home, &home, false, true));
             brought.push(home);
         }

@@ -55,6 +55,8 @@ pub struct Case<'a> {
     pub scratch: Option<&'a str>,
     /// Whether the job can have its own view of the machine (FUSE).
     pub views: bool,
+    /// The node's resolv.conf(5), where the job has the node's network.
+    pub resolver: Option<&'a str>,
     /// inotify instances that it may have (`host::shares`).
     pub instances: Option<u64>,
     /// 32 random bytes, for the machine's and the boot's id.

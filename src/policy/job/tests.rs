@@ -43,6 +43,7 @@ fn decided(caller: u32, user: u32, request: &JobRequest, cwd: &str) -> Decided {
         launcher: &[],
         scratch: None,
         views: true,
+        resolver: None,
         instances: Some(64),
         seed: [7; 32],
     };

@@ -1,7 +1,7 @@
 //! Makes an environment: everything that is decided, then the monitor.
 
 use super::{connect_to, places};
-use crate::host::distribution::Distribution;
+use crate::host::distribution::{self, Distribution};
 use crate::host::{Facts, accounts, hardware, shares};
 use crate::image;
 use crate::kernel::acting::Acting;
@@ -133,6 +133,7 @@ fn prepare(
         }
         None => None,
     };
+    let resolver = if request.network_none { None } else { distribution::resolver() };
     let text = scratch.as_ref().map(|p| p.display().to_string());
     let case = Case {
         id,
@@ -145,6 +146,7 @@ fn prepare(
         launcher: &rank::launcher_directories(person.uid),
         scratch: text.as_deref(),
         views: facts.kernel >= (4, 18) && inside::fuse_usable(),
+        resolver: resolver.as_deref(),
         instances: shares::inotify_instances(),
         seed: seed(),
     };

@@ -217,7 +217,9 @@ fn end_in(
 ) -> Result<bool, Refusal> {
     // What is being made stands when its maker lets go of the lock, even if that
     // was killed meanwhile; and the end is over before another is made.
-    let own = jobs.load(id).is_some();
+    let uid = nix::unistd::geteuid().as_raw();
+    let dir = jobs.directory(id);
+    let own = dir.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == uid);
     let _lock = own.then(|| jobs.lock(id)).transpose()?;
     let give_up = Instant::now() + PATIENCE;
     let mut found = false;
@@ -240,6 +242,11 @@ fn end_in(
                 return Err(immovable(id).into());
             }
             Some(_) => found = true,
+            // Killed before it wrote down what it would make.
+            None if own && dir.exists() => {
+                jobs.forget(id)?;
+                return Ok(true);
+            }
             None if reach(jobs, id).is_none() => return Ok(found),
             None => {}
         }
