@@ -11,7 +11,7 @@ use super::import::Stored;
 use super::merge::Progress;
 use super::store::Flat;
 use super::{Digest, Reference, Store, trust};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 
 /// Seconds for which content without a name is kept: whoever brings an image
 /// in writes its parts first and its name last.
@@ -76,11 +76,11 @@ pub struct Collected {
 /// * `dry` - only says what would go
 ///
 /// # Errors
-/// A name leads to an image that cannot be read: then nothing is known to
+/// A name, or an image that one leads to, cannot be read: then nothing is known to
 /// be spare, and nothing is removed.
-pub fn gc(store: &Store, keep: u64, dry: bool) -> Result<Collected, Problem> {
+pub fn gc(store: &Store, keep: u64, dry: bool) -> Result<Collected, Problems> {
     let mut live = BTreeSet::new();
-    for named in store.own_refs() {
+    for named in store.every_own_ref()? {
         let parts = trust::parts(store, &named.manifest).map_err(|p| {
             Problem::site(format!("image {}: {}", named.name, p.message)).hint(format!(
                 "nothing was removed; denovo image remove {} first, then pull it again",
@@ -141,7 +141,13 @@ pub fn verify(
     let mut wanted = BTreeSet::new();
     let names = match only {
         Some(reference) => vec![(reference.to_string(), store.resolve(reference)?.manifest)],
-        None => store.own_refs().into_iter().map(|n| (n.name, n.manifest)).collect(),
+        None => {
+            let names = store.every_own_ref().unwrap_or_else(|problems| {
+                found.problems.extend(problems.into_iter().map(|p| p.message));
+                store.own_refs()
+            });
+            names.into_iter().map(|n| (n.name, n.manifest)).collect()
+        }
     };
     for (name, manifest) in &names {
         match trust::parts(store, manifest) {
@@ -283,7 +289,38 @@ mod tests {
         assert!(found.problems[0].contains("lacks"), "{found:?}");
         store.remove_blob(&manifest).unwrap();
         store.put(b"spare").unwrap();
-        assert!(gc(&store, 0, false).unwrap_err().message.contains("image a"));
+        assert!(gc(&store, 0, false).unwrap_err()[0].message.contains("image a"));
         assert!(store.has(&Digest::of(b"spare")));
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_read_may_lead_to_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let manifest = image(&store, "a", "layer a");
+        for damaged in ["", "{}", "{\"name\":\"b:latest\"}"] {
+            std::fs::write(dir.path().join("refs/a:latest"), damaged).unwrap();
+            let problems = gc(&store, 0, false).unwrap_err();
+            assert!(problems[0].message.contains("a:latest: is damaged"), "{problems:?}");
+            let found = verify(&store, None, &|_| {}).unwrap();
+            assert!(found.problems[0].contains("a:latest: is damaged"), "{found:?}");
+            assert!(store.has(&manifest));
+        }
+        std::fs::remove_file(dir.path().join("refs/a:latest")).unwrap();
+        std::fs::write(dir.path().join("refs/.nfs0001"), "").unwrap();
+        assert!(gc(&store, 0, false).unwrap().removed.contains(&manifest));
+    }
+
+    #[test]
+    fn a_name_with_a_digest_is_taken_away_only_from_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let manifest = image(&store, "a", "layer a");
+        let with = |digest: &Digest| format!("a@{digest}").parse::<Reference>().unwrap();
+        let problem = store.remove_ref(&with(&Digest::of(b"another"))).unwrap_err();
+        assert!(problem.message.contains(&manifest.to_string()), "{problem}");
+        assert_eq!(store.own_refs().len(), 1);
+        store.remove_ref(&with(&manifest)).unwrap();
+        assert_eq!(store.own_refs().len(), 0);
     }
 }

@@ -52,7 +52,7 @@ pub fn export(
             .hint("remove it, or give another name"));
     }
     // Under another name until it is whole.
-    let new = with_suffix(to, ".denovo-part");
+    let new = with_suffix(to, &format!(".denovo-part-{}", std::process::id()));
     let begun = Begun::new(new.clone());
     match format {
         Format::Oci => layout(store, image, name, &new, (bounds, progress))?,
@@ -72,9 +72,19 @@ pub fn export(
             flatten::erofs(store, &layers, &tree, &new, progress)?;
         }
     }
-    fs::rename(&new, to).map_err(|e| failed(to, &e))?;
+    put(&new, to).map_err(|e| failed(to, &e))?;
     begun.keep();
     Ok(())
+}
+
+/// Renames, over nothing that has come meanwhile.
+fn put(new: &Path, to: &Path) -> io::Result<()> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    match renameat2(AT_FDCWD, new, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        // A file system that does not know how (NFS).
+        Err(nix::errno::Errno::EINVAL) => fs::rename(new, to),
+        result => Ok(result?),
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

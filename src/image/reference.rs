@@ -32,6 +32,18 @@ impl Reference {
         format!("{}:{}", self.name(), self.tag.as_deref().unwrap_or("latest"))
     }
 
+    /// Whether it can be given to an image that comes in.
+    ///
+    /// # Errors
+    /// A digest is part of it: that is what comes out.
+    pub fn to_give(&self) -> Result<(), Problem> {
+        match &self.digest {
+            None => Ok(()),
+            Some(_) => Err(Problem::user(format!("{self}: a name to give has no digest"))
+                .hint("leave @… out; what the image's digest is, is printed")),
+        }
+    }
+
     /// Registry and repository.
     pub fn name(&self) -> String {
         match &self.registry {
@@ -234,6 +246,14 @@ mod tests {
         }
         let long_tag = format!("a:{}", "b".repeat(129));
         assert!(long_tag.parse::<Reference>().is_err());
+    }
+
+    #[test]
+    fn a_digest_is_not_to_be_given() {
+        let digest = format!("debian@sha256:{}", "0".repeat(64));
+        for (name, fits) in [("debian:12", true), (&digest[..], false)] {
+            assert_eq!(name.parse::<Reference>().unwrap().to_give().is_ok(), fits, "{name}");
+        }
     }
 
     #[test]

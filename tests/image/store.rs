@@ -123,3 +123,40 @@ fn names_space_and_damage_are_looked_after() {
     assert!(said.contains("the file under this digest is sha256:"), "{said}");
     assert!(said.contains("no root file system"), "{said}");
 }
+
+#[test]
+fn a_store_is_read_by_others_whatever_the_umask() {
+    let Some(shop) = Shop::root("a_store_is_read_by_others_whatever_the_umask") else { return };
+    let said = shop.see(&format!(
+        r#"{TREE}
+        umask 077
+        d image import tree one --store store >/dev/null
+        find store -type d ! -perm 755 -o -type f ! -perm -444"#
+    ));
+    assert_eq!(said, "", "closed to others");
+}
+
+#[test]
+fn what_only_looks_makes_no_store_and_a_digest_is_held_to() {
+    let test = "what_only_looks_makes_no_store_and_a_digest_is_held_to";
+    let Some(shop) = Shop::root(test) else { return };
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let said = shop.see(&format!(
+        r#"{TREE}
+        for verb in list verify gc du "inspect a" "remove a" "tag a b"; do
+            d image $verb --store none 2>&1 | head -n 1
+        done
+        d explain image import tree a --store none >/dev/null
+        ls -d none 2>&1 || true
+        d image import tree one@{digest} --store store 2>&1 || ls -d store 2>&1 || true
+        d image import tree one --store store >/dev/null
+        d image tag one two@{digest} --store store 2>&1 || true
+        d image remove one@{digest} --store store 2>&1 || true
+        d image list --json --store store | jq -r '.[].name'"#
+    ));
+    assert_eq!(said.matches("none: there is no image store").count(), 7, "{said}");
+    assert_eq!(said.matches("No such file").count(), 2, "none was made: {said}");
+    assert_eq!(said.matches("a name to give has no digest").count(), 2, "{said}");
+    assert!(said.contains("here one:latest is sha256:"), "{said}");
+    assert!(said.ends_with("one:latest"), "{said}");
+}

@@ -277,6 +277,41 @@ fn who_is_redirected_to_does_not_see_the_login() {
 }
 
 #[test]
+fn who_is_redirected_to_gets_no_login_by_asking_for_it() {
+    let test = "who_is_redirected_to_gets_no_login_by_asking_for_it";
+    let Some(case) = Case::user(test) else { return };
+    for challenge in ["Basic realm=\"r\"", "Bearer realm=\"http://HOST/token\",service=\"s\""] {
+        let image = Made::large(2048);
+        let elsewhere = Server::start(move |seen| match seen.path.as_str() {
+            "/storage" => {
+                let challenge = challenge.replace("HOST", seen.header("host"));
+                Reply::new(401).header("WWW-Authenticate", challenge)
+            }
+            _ => Reply::ok(br#"{"token":"t"}"#.to_vec()),
+        });
+        let (i, to) = (image.clone(), format!("http://{}/storage", elsewhere.address));
+        let server = Server::start(move |seen| match i.is_layer(seen) {
+            _ if seen.header("authorization").is_empty() => {
+                Reply::new(401).header("WWW-Authenticate", "Basic realm=\"r\"")
+            }
+            true => Reply::new(307).header("Location", to.clone()),
+            false => i.answer(seen),
+        });
+        let name = server.name("a/b:t");
+        let auth = case.file(
+            "auth.json",
+            &format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, server.address),
+        );
+        let mut command = crate::site::command(&case, "", &["pull", &name, "--plain-http"]);
+        command.env("REGISTRY_AUTH_FILE", auth);
+        case.finish(command).refused(&["401"]);
+        let seen = elsewhere.seen();
+        assert!(seen.iter().all(|s| s.path == "/storage"), "{seen:?}");
+        assert!(!seen.is_empty() && seen.iter().all(|s| s.header("authorization").is_empty()));
+    }
+}
+
+#[test]
 fn redirects_come_to_an_end() {
     let image = Made::large(2048);
     let Some((_case, server, _name, ran)) = one("redirects_come_to_an_end", &image, |seen, _| {

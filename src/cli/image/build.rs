@@ -62,6 +62,7 @@ impl Build {
 
 pub fn build(stores: &Stores, args: &Build) -> Result<i32, Refusal> {
     let request = args.request()?;
+    request.name.to_give()?;
     let site = site::load()?;
     let store = args.place.open(stores)?;
     store.sweep(care::RESUMABLE);

@@ -14,7 +14,7 @@ use super::Context;
 use super::say::out;
 use crate::image::site::Site;
 use crate::image::{Reference, Store, care};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::supervise::container::Refusal;
 
 pub use progress::Progress;
@@ -135,16 +135,32 @@ pub struct Verify {
 }
 
 impl Where {
-    /// The store over those of the site.
+    /// The store over those of the site, for who brings something in.
     fn open(&self, site: &Site) -> Result<Store, Problem> {
+        self.by(site, Store::open)
+    }
+
+    /// The same for who looks at what is there.
+    fn find(&self, site: &Site) -> Result<Store, Problem> {
+        self.by(site, Store::existing)
+    }
+
+    /// Where that is, if nothing is to be made.
+    fn directory(&self, site: &Site) -> Result<PathBuf, Problem> {
         match &self.store {
-            Some(dir) => {
-                let below = site.stores().into_iter().filter(|d| d != dir).collect();
-                Ok(Store::open(std::path::absolute(dir).unwrap_or_else(|_| dir.clone()))?
-                    .over(below))
-            }
-            None => Store::of_caller(site),
+            Some(dir) => Ok(std::path::absolute(dir).unwrap_or_else(|_| dir.clone())),
+            None => Ok(Store::of_caller(site)?.directory().to_owned()),
         }
+    }
+
+    fn by(
+        &self,
+        site: &Site,
+        open: fn(PathBuf) -> Result<Store, Problem>,
+    ) -> Result<Store, Problem> {
+        let Some(dir) = &self.store else { return Store::of_caller(site) };
+        let below = site.stores().into_iter().filter(|d| d != dir).collect();
+        Ok(open(self.directory(site)?)?.over(below))
     }
 }
 
@@ -162,27 +178,27 @@ pub fn run(context: &Context, verb: Verb) -> Result<i32, Refusal> {
         Verb::Pull(args) => registry::pull(&site, &args),
         Verb::Push(args) => registry::push(&site, &args),
         Verb::Build(args) => build::build(&site, &args),
-        Verb::List(args) => show::list(&args.place.open(&site)?, args.json),
-        Verb::Inspect(args) => show::inspect(&args.place.open(&site)?, &args.image, args.json),
-        Verb::Tag(args) => tag(&args.place.open(&site)?, &args),
-        Verb::Remove(args) => remove(&args.place.open(&site)?, &args),
-        Verb::Gc(args) => show::gc(&site, &args.place.open(&site)?, &args),
-        Verb::Verify(args) => show::verify(&args.place.open(&site)?, &args),
-        Verb::Du(args) => show::usage(&args.place.open(&site)?, args.json),
+        Verb::List(args) => show::list(&args.place.find(&site)?, args.json),
+        Verb::Inspect(args) => show::inspect(&args.place.find(&site)?, &args.image, args.json),
+        Verb::Tag(args) => tag(&args.place.find(&site)?, &args),
+        Verb::Remove(args) => remove(&args.place.find(&site)?, &args),
+        Verb::Gc(args) => show::gc(&site, &args.place.find(&site)?, &args),
+        Verb::Verify(args) => show::verify(&args.place.find(&site)?, &args),
+        Verb::Du(args) => show::usage(&args.place.find(&site)?, args.json),
     })
 }
 
 /// What a verb would do.
-fn explain(verb: &Verb, site: &Site) -> Result<Vec<String>, Problem> {
+fn explain(verb: &Verb, site: &Site) -> Result<Vec<String>, Problems> {
     let line = match verb {
-        Verb::Import(args) => return transfer::explain_import(site, args),
-        Verb::Pull(args) => return args.explain(site),
-        Verb::Push(args) => return args.explain(),
-        Verb::Build(args) => return args.explain(),
+        Verb::Import(args) => return Ok(transfer::explain_import(site, args)?),
+        Verb::Pull(args) => return Ok(args.explain(site)?),
+        Verb::Push(args) => return Ok(args.explain()?),
+        Verb::Build(args) => return Ok(args.explain()?),
         Verb::Export(args) => format!("write image {} to {}", args.image, args.to.display()),
         Verb::List(_) | Verb::Inspect(_) | Verb::Du(_) => "read the store, change nothing".into(),
         Verb::Tag(args) => {
-            let found = args.place.open(site)?.resolve(&args.image)?;
+            let found = args.place.find(site)?.resolve(&args.image)?;
             format!("give {} the name {}", found.manifest, args.name.stored_name())
         }
         Verb::Remove(args) => {
@@ -191,7 +207,7 @@ fn explain(verb: &Verb, site: &Site) -> Result<Vec<String>, Problem> {
         }
         Verb::Gc(args) => {
             let keep = if args.all { 0 } else { care::YOUNG };
-            let found = care::gc(&args.place.open(site)?, keep, true)?;
+            let found = care::gc(&args.place.find(site)?, keep, true)?;
             return Ok(found.removed.iter().map(|digest| format!("remove {digest}")).collect());
         }
         Verb::Verify(_) => "hash what is stored, change nothing".into(),
@@ -210,6 +226,7 @@ fn tag(store: &Store, args: &Tag) -> Result<i32, Refusal> {
         .hint("denovo image import or pull brings a copy of one's own")
         .into());
     }
+    args.name.to_give()?;
     store.set_ref(&args.name, &found.manifest)?;
     let name = args.name.stored_name();
     if args.json {

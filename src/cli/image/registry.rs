@@ -72,7 +72,7 @@ pub fn pull(stores: &Stores, args: &Pull) -> Result<i32, Refusal> {
 
 pub fn push(stores: &Stores, args: &Push) -> Result<i32, Refusal> {
     let site = site::load()?;
-    let store = args.place.open(stores)?;
+    let store = args.place.find(stores)?;
     let to = args.to.as_ref().unwrap_or(&args.image);
     let pushed = send(&store, &site, &args.image, to, args.plain_http, &Progress::new())?;
     if args.json {
@@ -99,11 +99,11 @@ impl Pull {
         let said = site.registry(full.registry.as_deref().unwrap_or_default());
         let mut lines: Vec<String> =
             said.mirrors.iter().map(|mirror| format!("ask the mirror {mirror} first")).collect();
-        let store = self.place.open(stores)?;
+        let store = self.place.directory(stores)?;
         let platform = self.wanted().platform;
         lines.push(format!(
             "fetch {full} for {platform} into {}, what is not there yet",
-            store.directory().display()
+            store.display()
         ));
         lines.push("hold it to what the site demands: names, digests, signatures".to_owned());
         lines.push("write one squashfs of what the layers add up to, by digest".to_owned());

@@ -71,6 +71,7 @@ impl From<Form> for Format {
 }
 
 pub fn import(site: &Site, args: &Import) -> Result<i32, Refusal> {
+    args.name.to_give()?;
     let store = args.place.open(site)?;
     // What crashed imports have left goes first: it may be what fills the disk.
     store.sweep(care::RESUMABLE);
@@ -101,9 +102,9 @@ fn expected(source: &Path) -> Option<u64> {
 }
 
 pub fn explain_import(site: &Site, args: &Import) -> Result<Vec<String>, Problem> {
-    let store = args.place.open(site)?;
+    let store = args.place.directory(site)?;
     Ok(vec![
-        format!("copy {} into {}, by digest", args.source.display(), store.directory().display()),
+        format!("copy {} into {}, by digest", args.source.display(), store.display()),
         "read the names in all layers; refuse what is hostile".into(),
         "write one squashfs of what the layers add up to, by digest".into(),
         format!("give the image the name {}", args.name.stored_name()),
@@ -111,7 +112,7 @@ pub fn explain_import(site: &Site, args: &Import) -> Result<Vec<String>, Problem
 }
 
 pub fn export(site: &Site, args: &Export) -> Result<i32, Refusal> {
-    let store = args.place.open(site)?;
+    let store = args.place.find(site)?;
     let found = store.resolve(&args.image)?;
     let image = Stored::read(&store, &found.manifest)?;
     let format = args.format.map_or_else(|| Format::of(&args.to), Format::from);

@@ -123,15 +123,16 @@ impl Session {
     /// # Errors
     /// No answer, or one that is no success (status 2xx).
     pub fn once(&self, ask: &Ask, body: Making<'_>) -> Result<Response<Body>, Error> {
-        let response = self.follow(ask, body)?;
-        if response.status() != 401 {
+        let (response, home) = self.follow(ask, body)?;
+        // A login is for the registry alone: whom it sends us on to may ask for none.
+        if response.status() != 401 || !home {
             return self.success(ask, response);
         }
         let offered = response.headers().get_all(WWW_AUTHENTICATE);
         let challenge = challenge::best(offered.iter().filter_map(|v| v.to_str().ok()));
         let Some(value) = self.answer(ask, challenge)? else { return self.success(ask, response) };
         self.remember(Some(value));
-        let response = self.follow(ask, body)?;
+        let (response, _) = self.follow(ask, body)?;
         self.success(ask, response)
     }
 
@@ -178,23 +179,23 @@ impl Session {
         })
     }
 
-    /// Sends it, and again where it is redirected. A login goes to the
-    /// registry itself and to nobody else (CVE-2021-21284 and its kin).
-    fn follow(&self, ask: &Ask, body: Making<'_>) -> Result<Response<Body>, Error> {
+    /// Sends it, and again where it is redirected; gives also whether it is the
+    /// registry that answered. A login goes to the registry itself and to nobody
+    /// else (CVE-2021-21284 and its kin).
+    fn follow(&self, ask: &Ask, body: Making<'_>) -> Result<(Response<Body>, bool), Error> {
         let home = self.get(&ask.what, "")?.url;
         let mut url = ask.url.clone();
         for _ in 0..=REDIRECTS {
             let mut headers = ask.headers.clone();
-            if origin(&url) == origin(&home)
-                && let Some(value) = self.remembered()
-            {
+            let at_home = origin(&url) == origin(&home);
+            if at_home && let Some(value) = self.remembered() {
                 headers.insert(AUTHORIZATION, value);
             }
             let response = self.http.send(&ask.method, &url, &headers, body()?);
             let response = response.map_err(|silence| self.unreachable(ask, &url, silence))?;
             let redirected = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             if !redirected || !matches!(ask.method, Method::GET | Method::HEAD) {
-                return Ok(response);
+                return Ok((response, at_home));
             }
             let target = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
             url = target.and_then(|target| join(&url, target)).ok_or_else(|| {

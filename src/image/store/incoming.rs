@@ -4,9 +4,9 @@
 //! its name; when that is gone, the next attempt at the same digest takes the
 //! file over by renaming it, which only one can.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -51,6 +51,11 @@ impl BlobWriter {
             .create_new(!taken)
             .mode(0o644)
             .open(&path)
+            // Whatever the umask: others read what root brings in.
+            .and_then(|file| {
+                file.set_permissions(Permissions::from_mode(0o644))?;
+                Ok(file)
+            })
             .inspect_err(|_| forget(&path))
             .map_err(|why| store.failed(&path, "write", &why))?;
         let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);

@@ -20,9 +20,9 @@ pub use flat::{Accounts, Flat};
 pub use incoming::{Begun, BlobWriter, Temporary, abandon};
 pub use refs::{Named, Stored};
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -45,6 +45,19 @@ impl Store {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Problem> {
         let own = dir.into();
         make_directories(&own, 0o755)?;
+        Ok(Self { own, below: Vec::new() })
+    }
+
+    /// One that is there.
+    ///
+    /// # Errors
+    /// It is not there, or no directory.
+    pub fn existing(dir: impl Into<PathBuf>) -> Result<Self, Problem> {
+        let own = dir.into();
+        if !own.is_dir() {
+            return Err(Problem::user(format!("{}: there is no image store", own.display()))
+                .hint("denovo image import or pull with that --store makes one"));
+        }
         Ok(Self { own, below: Vec::new() })
     }
 
@@ -251,6 +264,7 @@ impl Store {
         self.prepare()?;
         let new = incoming::fresh_name(&self.own, "small");
         let written = File::create_new(&new).and_then(|mut file| {
+            file.set_permissions(Permissions::from_mode(0o644))?;
             io::Write::write_all(&mut file, bytes)?;
             file.sync_data()
         });
@@ -300,7 +314,9 @@ fn make_directories(path: &Path, mode: u32) -> Result<(), Problem> {
     if let Some(parent) = path.parent() {
         make_directories(parent, 0o755)?;
     }
-    match DirBuilder::new().mode(mode).create(path) {
+    // Whatever the umask: others read what root brings in.
+    let made = DirBuilder::new().mode(mode).create(path);
+    match made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode))) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
             Err(Problem::site(format!("{}: cannot be made: {e}", path.display()))
                 .hint("the image store must be writable for the caller"))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use crate::image::{Digest, Reference};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 
 /// A name and what it leads to; the contents of a file in `refs/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,12 +95,58 @@ impl Store {
         in_directory(self.directory())
     }
 
+    /// The same, for who removes what no name leads to: a name that cannot be read
+    /// may lead to anything.
+    ///
+    /// # Errors
+    /// The names cannot be listed, or a file among them is none; all of these.
+    pub fn every_own_ref(&self) -> Result<Vec<Named>, Problems> {
+        let refs = self.directory().join("refs");
+        let unreadable = |e: std::io::Error| {
+            vec![
+                Problem::site(format!("{}: cannot be read: {e}", refs.display()))
+                    .hint("the store must be readable for the caller"),
+            ]
+        };
+        let entries = match fs::read_dir(&refs) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(unreadable)?,
+        };
+        let (mut all, mut problems) = (Vec::new(), Problems::new());
+        for entry in entries {
+            let path = entry.map_err(unreadable)?.path();
+            // As NFS calls a file that is removed while it is open.
+            if path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".nfs")) {
+                continue;
+            }
+            match read(&path).filter(|named| file_of(self.directory(), &named.name) == path) {
+                Some(named) => all.push(named),
+                // Taken away meanwhile.
+                None if path.symlink_metadata().is_err() => {}
+                None => problems.push(
+                    Problem::site(format!("{}: is damaged: no image's name", path.display()))
+                        .hint("remove it, then pull or import the image of that name again"),
+                ),
+            }
+        }
+        if problems.is_empty() { Ok(all) } else { Err(problems) }
+    }
+
     /// Takes a name away; the content stays until `gc`.
     ///
     /// # Errors
-    /// There is none of this name in the store that is written.
+    /// There is none of this name in the store that is written, or it leads to
+    /// another digest than the one that is given with it.
     pub fn remove_ref(&self, reference: &Reference) -> Result<(), Problem> {
-        let path = file_of(self.directory(), &reference.stored_name());
+        let name = reference.stored_name();
+        let path = file_of(self.directory(), &name);
+        if let Some(digest) = &reference.digest
+            && let Some(named) = read(&path)
+            && named.manifest != *digest
+        {
+            let why = format!("image {reference}: here {name} is {}", named.manifest);
+            return Err(Problem::user(why).hint("leave the digest out to take that name away"));
+        }
         match fs::remove_file(&path) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => match self.resolve(reference) {
