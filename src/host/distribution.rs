@@ -79,6 +79,7 @@ fn top_entry(root: &Path, name: &str) -> Option<TopEntry> {
     }
     meta.is_dir().then_some(TopEntry::Directory { name })
 }
+
 /// The node's resolv.conf(5), wherever its link leads: what that is in is not inside.
 pub fn resolver() -> Option<String> {
     std::fs::read_to_string("/etc/resolv.conf").ok()
