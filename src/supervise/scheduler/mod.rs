@@ -5,28 +5,25 @@
 //! look like a broken node. The test is not whose words the error has, but
 //! whether an environment without the wishes can be made.
 
+mod end;
 mod receipt;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::freshness::{self, Ending};
-use receipt::{Last, bare_receipt, keep, look, receipt};
+use end::{closes, end};
+use receipt::{bare_receipt, keep, receipt};
 
-use super::job::{self, Ensured, ask, connect_to, wait_closed};
-use super::protocol::{Reply, Request};
+use super::job::{self, Ensured};
 use super::stage::{self, Collected};
-use crate::host::process::Stat;
 use crate::host::{self, Facts, accounts, hardware, mpi};
-use crate::kernel::cgroup;
 use crate::kernel::sys::{self, Forked};
 use crate::policy::cpus::format_list;
 use crate::policy::job::check_hostname;
 use crate::problem::{Problem, Problems};
-use crate::record::job::{JobRecord, Jobs};
+use crate::record::job::Jobs;
 use crate::record::receipt::{Receipt, Receipts};
 use crate::record::scheduler::{Note, Notes, Phase};
 use crate::request::bind;
@@ -42,9 +39,6 @@ const REMEMBERED: u64 = 20;
 
 /// Most seconds of a budget: more than any clock counts is as good as none.
 const LONGEST: u64 = 365 * 86_400;
-
-/// How long the processes of a job may take to end.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Makes the job's environment. A wish that cannot be met is written down for
 /// the job's tasks, and is no failure.
@@ -422,88 +416,6 @@ pub fn collect(base: &Path) -> Collected {
         }
     }
     found
-}
-
-/// Ends an environment in bounded time, whatever state it is in: standing,
-/// on its way, without a monitor.
-fn end(base: &Path, id: &str) -> Result<Option<Last>, Refusal> {
-    let jobs = Jobs::new(base);
-    let give_up = Instant::now() + PATIENCE;
-    let mut last = None;
-    loop {
-        let record = jobs.load(id);
-        if let Some(socket) = connect_to(&jobs, id) {
-            if let Ok(Reply::Shown { record, usage, .. }) = ask(&socket, &Request::Show) {
-                last = Some(look(*record, usage));
-            }
-            if let Ok(Reply::Ending(parting)) = ask(&socket, &Request::End)
-                && let Some(last) = &mut last
-            {
-                last.usage = parting.usage;
-            }
-            if !closes(&socket, give_up) {
-                return Err(undead(last.map(|l| l.record).or(record).as_ref(), id).into());
-            }
-            wait_closed(&socket);
-        }
-        match jobs.load(id) {
-            None if jobs.directory(id).exists() => {
-                let _lock = jobs.lock(id)?;
-                // Who held it may have been making one.
-                if jobs.load(id).is_none() {
-                    jobs.forget(id)?;
-                }
-            }
-            None => return Ok(last),
-            // On its way in or out.
-            Some(record) if record.kept() && Instant::now() < give_up => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Some(record) if record.kept() => return Err(undead(Some(&record), id).into()),
-            Some(record) => {
-                let usage = cgroup::usage(&record.cgroup);
-                last.get_or_insert_with(|| look(record.clone(), usage));
-                let _lock = jobs.lock(id)?;
-                if jobs.load(id).is_none_or(|now| now.monitor != record.monitor) {
-                    continue;
-                }
-                if !stage::take_back(&jobs, &record) {
-                    return Err(undead(Some(&record), id).into());
-                }
-            }
-        }
-    }
-}
-
-fn closes(socket: &std::os::fd::OwnedFd, until: Instant) -> bool {
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(_) => {}
-        }
-    }
-}
-
-/// Names the processes that hold an environment up.
-fn undead(record: Option<&JobRecord>, id: &str) -> Problem {
-    let pids = record.and_then(|r| cgroup::pids(&r.cgroup).ok()).unwrap_or_default();
-    let named: Vec<String> = pids.iter().filter_map(|pid| describe(*pid)).collect();
-    let who = if named.is_empty() { String::new() } else { format!(": {}", named.join(", ")) };
-    Problem::kernel(format!("job {id}: cannot be ended{who}"))
-        .hint("a process in state D waits for a disk or a file server; it ends when that answers")
-}
-
-/// `pid 17 (cp) in state D`.
-fn describe(pid: i32) -> Option<String> {
-    let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = Stat::parse(&line)?;
-    let name: String =
-        stat.name.iter().filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect();
-    let state = char::from(stat.state()?);
-    (state != 'Z').then(|| format!("pid {pid} ({name}) in state {state}"))
 }
 
 /// Runs `work` in a process of its own for at most so many seconds.
