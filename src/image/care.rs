@@ -122,6 +122,8 @@ pub struct Verified {
     pub bytes: u64,
     pub files: usize,
     pub problems: Vec<String>,
+    /// What is not what its digest says: no import or pull replaces it while it is there.
+    pub damaged: Vec<Digest>,
 }
 
 /// Hashes everything anew; every name must lead to an image that has all its
@@ -171,6 +173,7 @@ pub fn verify(
                 found.bytes += size;
                 if now != *digest {
                     found.problems.push(format!("{digest}: the file under this digest is {now}"));
+                    found.damaged.push(digest.clone());
                 }
             }
             Err(why) => found.problems.push(format!("{digest}: cannot be read: {why}")),

@@ -87,6 +87,9 @@ fn find(wanted: &str, warn: Option<&dyn Fn(&str)>) -> Result<Found, Problem> {
     let (reference, manifest) = locate(&store, &site, reference, warn)?;
     // The name and who signed it are looked at again at every use.
     trust::require(&store, trust::of_caller(&site), &reference, &manifest)?;
+    let demands = trust::of_caller(&site);
+    let demanded = reference.digest.is_some() || trust::signers(demands, &reference).is_some();
+    let store = if demanded { store.strict() } else { store };
     let stored = Stored::read(&store, &manifest)?;
     let way = if by_root() { Way::Kernel } else { fuse() };
     Ok(Found { store, stored, bounds: Bounds::of(&limits), way })

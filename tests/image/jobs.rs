@@ -32,6 +32,28 @@ fn root_starts_from_a_kernel_mount_and_leaves_nothing() {
     assert!(said.contains("/new: No such file"), "each environment has its own: {said}");
 }
 
+/// A digest is the manifest's; the file that is mounted is named by a note beside it.
+#[test]
+fn whose_digest_is_given_starts_from_no_file_that_others_name() {
+    let test = "whose_digest_is_given_starts_from_no_file_that_others_name";
+    let Some(shop) = Shop::root(test) else { return };
+    let said = shop.see(&format!(
+        r#"{TREE}
+        good=$(d image import tree good --json | jq -r .manifest)
+        echo evil >tree/etc/name; d image import tree evil >/dev/null
+        flat=$W/var/lib/images/flat; note=$flat/sha256-${{good#sha256:}}
+        file() {{ jq -r .file $flat/sha256-${{1#sha256:}}; }}
+        evil=$(d image inspect evil --json | jq -r .manifest)
+        named=$(jq -c --arg f "$(file $evil)" '.file = $f' $note); echo "$named" >$note
+        chown 1234 $note
+        echo by name $(run --image good -- cat /etc/name)
+        echo by digest $(run --image good@$good -- cat /etc/name)
+        echo again $(run --image good@$good -- cat /etc/name)
+        stat -c 'note of %u' $note"#
+    ));
+    assert_eq!(said, "by name evil\nby digest image\nagain image\nnote of 0", "{said}");
+}
+
 #[test]
 fn many_starts_at_once_share_one_device() {
     let Some(shop) = Shop::root("many_starts_at_once_share_one_device") else { return };

@@ -108,6 +108,8 @@ fn names_space_and_damage_are_looked_after() {
         d image gc --all --dry-run --json | jq '.removed | length'; d image gc --all --json | jq '.removed | length'
         ls -R "$W/var/lib/images" | grep -c '^[0-9a-f]\{{64\}}' || true
         d image import tree one >/dev/null; printf x >>$(ls $W/var/lib/images/blobs/sha256/* | head -n 1); d image verify 2>&1 || echo damaged
+        d image import tree one >/dev/null 2>&1 || true; d image verify >/dev/null 2>&1 || echo still damaged
+        d image verify --discard 2>&1 || true; d image import tree one >/dev/null; d image verify | grep -o whole
         d image import tree 'Bad Name' 2>&1 || true; d image import /dev/null x 2>&1 || true"#
     ));
     let lines: Vec<&str> = said.lines().collect();
@@ -117,7 +119,7 @@ fn names_space_and_damage_are_looked_after() {
         "{said}"
     );
     assert!(lines[3].contains("there is none of this name"), "{said}");
-    for line in ["refused", "[]", "[[],4]", "4", "0", "damaged"] {
+    for line in ["refused", "[]", "[[],4]", "4", "0", "damaged", "still damaged", "whole"] {
         assert!(lines.contains(&line), "{line:?} in {said}");
     }
     assert!(said.contains("the file under this digest is sha256:"), "{said}");

@@ -236,6 +236,17 @@ fn errors_say_which_registry_answered_what() {
     }
 }
 
+/// As user:pass at that server.
+fn pull_with_login(case: &Case, server: &Server, name: &str) -> Ran {
+    let auth = case.file(
+        "auth.json",
+        &format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, server.address),
+    );
+    let mut command = crate::site::command(case, "", &["pull", name, "--plain-http"]);
+    command.env("REGISTRY_AUTH_FILE", auth);
+    case.finish(command)
+}
+
 #[test]
 fn who_is_redirected_to_does_not_see_the_login() {
     let Some(case) = Case::user("who_is_redirected_to_does_not_see_the_login") else { return };
@@ -260,13 +271,7 @@ fn who_is_redirected_to_does_not_see_the_login() {
         i.answer(seen)
     });
     let name = server.name("a/b:t");
-    let auth = case.file(
-        "auth.json",
-        &format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, server.address),
-    );
-    let mut command = crate::site::command(&case, "", &["pull", &name, "--plain-http"]);
-    command.env("REGISTRY_AUTH_FILE", auth);
-    case.finish(command).expect(0, "pull");
+    pull_with_login(&case, &server, &name).expect(0, "pull");
     is_stored(&case, &name, &image);
     assert_eq!(
         server.asked("/blobs/").last().unwrap().header("authorization"),
@@ -298,13 +303,7 @@ fn who_is_redirected_to_gets_no_login_by_asking_for_it() {
             false => i.answer(seen),
         });
         let name = server.name("a/b:t");
-        let auth = case.file(
-            "auth.json",
-            &format!(r#"{{"auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#, server.address),
-        );
-        let mut command = crate::site::command(&case, "", &["pull", &name, "--plain-http"]);
-        command.env("REGISTRY_AUTH_FILE", auth);
-        case.finish(command).refused(&["401"]);
+        pull_with_login(&case, &server, &name).refused(&["401"]);
         let seen = elsewhere.seen();
         assert!(seen.iter().all(|s| s.path == "/storage"), "{seen:?}");
         assert!(!seen.is_empty() && seen.iter().all(|s| s.header("authorization").is_empty()));

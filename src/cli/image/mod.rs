@@ -127,6 +127,9 @@ pub struct Verify {
     /// Only this image [default: the whole store]
     #[arg(value_name = "IMAGE")]
     image: Option<Reference>,
+    /// Remove what is damaged, so that a pull or import brings it in again
+    #[arg(long)]
+    discard: bool,
     #[command(flatten)]
     place: Where,
     /// As JSON
@@ -210,6 +213,7 @@ fn explain(verb: &Verb, site: &Site) -> Result<Vec<String>, Problems> {
             let found = care::gc(&args.place.find(site)?, keep, true)?;
             return Ok(found.removed.iter().map(|digest| format!("remove {digest}")).collect());
         }
+        Verb::Verify(args) if args.discard => "hash what is stored, remove what is damaged".into(),
         Verb::Verify(_) => "hash what is stored, change nothing".into(),
     };
     Ok(vec![line])

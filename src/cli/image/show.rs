@@ -127,8 +127,14 @@ pub fn verify(store: &Store, args: &Verify) -> Result<i32, Refusal> {
     let progress = Progress::new("verify", Some(total.layers + total.flat + total.spare));
     let found = care::verify(store, args.image.as_ref(), &|n| progress.add(n))?;
     drop(progress);
-    let problem =
-        |text: &String| Problem::site(text.clone()).hint("remove the image and bring it in again");
+    if args.discard {
+        found.damaged.iter().try_for_each(|digest| store.remove_blob(digest))?;
+    }
+    let hint = match (args.discard, found.damaged.is_empty()) {
+        (false, false) => "denovo image verify --discard removes it; then bring the image in again",
+        _ => "bring the image in again",
+    };
+    let problem = |text: &String| Problem::site(text.clone()).hint(hint);
     let mut problems: Vec<Problem> = found.problems.iter().map(problem).collect();
     let site = site::load()?;
     let mut signed = BTreeMap::new();

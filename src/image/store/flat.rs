@@ -1,6 +1,7 @@
 //! What images were flattened to.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -40,8 +41,20 @@ impl Store {
     /// What a manifest was flattened to, in any of the stores.
     pub fn flat(&self, manifest: &Digest) -> Option<Flat> {
         self.directories()
-            .filter_map(|dir| read(&file_of(dir, manifest)))
+            .filter_map(|dir| {
+                read(&file_of(dir, manifest)).filter(|_| self.believes(dir, manifest))
+            })
             .find(|flat| flat.manifest == *manifest && self.blob_path(&flat.file).is_ok())
+    }
+
+    /// Whether nobody but root and the caller can have written a note.
+    fn believes(&self, dir: &Path, manifest: &Digest) -> bool {
+        let own = nix::unistd::geteuid().as_raw();
+        let kept = |path: &Path| {
+            let kept = |m: fs::Metadata| [0, own].contains(&m.uid()) && m.mode() & 0o022 == 0;
+            path.symlink_metadata().is_ok_and(kept)
+        };
+        !self.strict || [dir, &dir.join("flat"), &file_of(dir, manifest)].into_iter().all(kept)
     }
 
     /// Notes what a manifest was flattened to.

@@ -35,6 +35,8 @@ use crate::problem::Problem;
 pub struct Store {
     own: PathBuf,
     below: Vec<PathBuf>,
+    /// Of what an image was flattened to only root's word and the caller's counts.
+    strict: bool,
 }
 
 impl Store {
@@ -45,7 +47,7 @@ impl Store {
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, Problem> {
         let own = dir.into();
         make_directories(&own, 0o755)?;
-        Ok(Self { own, below: Vec::new() })
+        Ok(Self { own, below: Vec::new(), strict: false })
     }
 
     /// One that is there.
@@ -58,7 +60,7 @@ impl Store {
             return Err(Problem::user(format!("{}: there is no image store", own.display()))
                 .hint("denovo image import or pull with that --store makes one"));
         }
-        Ok(Self { own, below: Vec::new() })
+        Ok(Self { own, below: Vec::new(), strict: false })
     }
 
     /// The caller's store over the site's: `$XDG_DATA_HOME/denovo/images`
@@ -71,7 +73,7 @@ impl Store {
     pub fn of_caller(site: &Site) -> Result<Self, Problem> {
         let own = own_directory()?;
         let below = site.stores().into_iter().filter(|dir| *dir != own).collect();
-        Ok(Self { own, below })
+        Ok(Self { own, below, strict: false })
     }
 
     /// With read-only stores below; what is here hides what is there.
@@ -79,6 +81,14 @@ impl Store {
     pub fn over(mut self, below: Vec<PathBuf>) -> Self {
         self.below = below;
         self
+    }
+
+    /// The same for an image whose digest or signature is demanded. Those are of its
+    /// manifest; which file the manifest was flattened to is a note in the store, and
+    /// whoever can write that could name another.
+    #[must_use]
+    pub fn strict(self) -> Self {
+        Self { strict: true, ..self }
     }
 
     /// The directory that is written.
