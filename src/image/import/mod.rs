@@ -56,6 +56,15 @@ pub fn import(
     Ok((digest, flat))
 }
 
+/// What `docker save` and `skopeo copy … oci-archive:` write has these at its top.
+fn is_archive_of_images(tree: &merge::Tree) -> bool {
+    let top = |names: &[&str]| {
+        let is = |path: &[u8]| names.iter().any(|name| path == name.as_bytes());
+        tree.paths().any(|path| is(path.bytes()))
+    };
+    top(&["manifest.json", "oci-layout"]) && !top(&["usr", "bin", "sbin"])
+}
+
 enum Source {
     Stdin,
     Layout,
@@ -143,6 +152,10 @@ impl Import<'_> {
         let (tree, diff_ids) = merge::read(self.store, &layers, self.bounds, self.progress)?;
         if tree.is_empty() {
             return Err(Problem::user("the tar has no files").hint("it is no root file system"));
+        }
+        if is_archive_of_images(&tree) {
+            return Err(Problem::user("the tar is an archive of images, not of a root")
+                .hint("save it to a file and import that: of a pipe only a root is taken"));
         }
         let manifest =
             write(self.store, &Config::default(), &[(media_type, blob, size, &diff_ids[0])])?;

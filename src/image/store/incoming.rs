@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -200,9 +200,12 @@ pub(super) fn fresh_name(own: &Path, prefix: &str) -> PathBuf {
     incoming(own).join(format!("{prefix},{},{},{n}", host(), std::process::id()))
 }
 
-fn host() -> String {
+/// Where a process number means what it means here: a container may have the name of
+/// its host, and never its numbers (pid_namespaces(7)).
+pub(super) fn host() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
-    name.to_string_lossy().replace([',', '/'], "-")
+    let pids = fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
+    format!("{}-{pids}", name.to_string_lossy().replace([',', '/'], "-"))
 }
 
 /// Makes an earlier attempt at `digest` ours, under the name `to`.

@@ -60,11 +60,16 @@ fn a_killed_writers_bytes_are_taken_up_and_at_last_swept() {
     store.put(b"x").unwrap();
     let expected = Digest::of(b"hello world");
     // No pid is that large.
-    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
-    let left = store
-        .directory()
-        .join("incoming")
-        .join(format!("sha256-{},{host},4194999,0", expected.hex()));
+    let left_at = |host: &str| {
+        let name = format!("sha256-{},{host},4194999,0", expected.hex());
+        store.directory().join("incoming").join(name)
+    };
+    // In a container of that host's name the number may well be somebody's.
+    let elsewhere = left_at(&format!("{}0", super::incoming::host()));
+    fs::write(&elsewhere, "hello").unwrap();
+    assert_eq!((store.incoming(Some(&expected)).unwrap().offset(), store.sweep(0)), (0, 0));
+    fs::remove_file(&elsewhere).unwrap();
+    let left = left_at(&super::incoming::host());
     fs::write(&left, "hello").unwrap();
     assert_eq!(store.incoming(Some(&expected)).unwrap().offset(), 5);
     assert!(!left.exists());
