@@ -52,6 +52,21 @@ pub fn list(store: &Store) -> Vec<Listed> {
     store.refs().into_iter().filter(|(named, _)| image(&named.name)).map(one).collect()
 }
 
+/// Gives an image that has come in its name, if all of it is here still: who was slower
+/// than [`YOUNG`] may have lost the first of it to a [`gc`]. From here on none takes it.
+///
+/// # Errors
+/// It lacks something, or the store cannot be written.
+pub fn name(store: &Store, reference: &Reference, manifest: &Digest) -> Result<(), Problem> {
+    match trust::parts(store, manifest)?.iter().find(|part| !store.has(part)) {
+        None => store.set_ref(reference, manifest),
+        Some(lost) => {
+            Err(Problem::site(format!("image {reference}: {lost} was removed while it came in"))
+                .hint("bring it in again; denovo image gc --all takes what has no name yet"))
+        }
+    }
+}
+
 /// The names in the store that is written, but for those of signatures.
 pub fn images(store: &Store) -> Vec<Reference> {
     let names = store.own_refs().into_iter().filter_map(|named| named.name.parse().ok());
@@ -294,6 +309,21 @@ mod tests {
         store.put(b"spare").unwrap();
         assert!(gc(&store, 0, false).unwrap_err()[0].message.contains("image a"));
         assert!(store.has(&Digest::of(b"spare")));
+    }
+
+    #[test]
+    fn an_image_that_lacks_something_gets_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let manifest = image(&store, "a", "layer a");
+        let other = "b".parse().unwrap();
+        store.remove_blob(&Digest::of(b"layer a")).unwrap();
+        let problem = name(&store, &other, &manifest).unwrap_err();
+        assert!(problem.message.contains("was removed"), "{problem}");
+        assert!(store.resolve(&other).is_err());
+        store.put(b"layer a").unwrap();
+        name(&store, &other, &manifest).unwrap();
+        assert_eq!(store.resolve(&other).unwrap().manifest, manifest);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::flatten::{self, SQUASHFS_MAGIC};
 use super::manifest::{self, Config, Manifest, Platform, SQUASHFS_LAYER};
 use super::merge::{self, Bounds, Layer, Progress, Tree};
 use super::store::Flat;
-use super::{Digest, Reference, Store};
+use super::{Digest, Reference, Store, care};
 use crate::problem::Problem;
 
 /// What an import needs to know.
@@ -52,12 +52,12 @@ pub fn import(
         Source::Tar(file) => archive::import(import, file, source)?,
     };
     let flat = import.complete(&digest)?;
-    import.store.set_ref(name, &digest)?;
+    care::name(import.store, name, &digest)?;
     Ok((digest, flat))
 }
 
 /// What `docker save` and `skopeo copy … oci-archive:` write has these at its top.
-fn is_archive_of_images(tree: &merge::Tree) -> bool {
+fn is_archive_of_images(tree: &Tree) -> bool {
     let top = |names: &[&str]| {
         let is = |path: &[u8]| names.iter().any(|name| path == name.as_bytes());
         tree.paths().any(|path| is(path.bytes()))

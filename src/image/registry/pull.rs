@@ -10,7 +10,7 @@ use crate::image::manifest::{Document, LARGEST, Manifest, Part, Platform, descen
 use crate::image::merge::Bounds;
 use crate::image::site::Site as Limits;
 use crate::image::trust::{self, index_tag, signature_tag};
-use crate::image::{Digest, Reference, Store, import};
+use crate::image::{Digest, Reference, Store, care, import};
 use crate::problem::Problem;
 use crate::request::site::Site;
 
@@ -76,7 +76,7 @@ pub fn pull(
     }
     trust::require(store, demands, &reference, &digest)?;
     flatten(store, site, &digest, parts.iter().map(|p| p.size).sum(), progress)?;
-    store.set_ref(&reference, &digest)?;
+    care::name(store, &reference, &digest)?;
     let size = parts.iter().map(|p| p.size).sum();
     let name = reference.stored_name();
     Ok(Pulled { name, digest: top.digest, manifest: digest, size, fetched })

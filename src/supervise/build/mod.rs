@@ -129,7 +129,7 @@ pub fn build(
     let done = make(store, site, build, &facts, work.path(), progress);
     let _ = crate::image::unpack::remove(work.path());
     let manifest = done?;
-    store.set_ref(&build.name, &manifest)?;
+    crate::image::care::name(store, &build.name, &manifest)?;
     Ok(Built { name, manifest, unchanged: false })
 }
 
